@@ -1,0 +1,203 @@
+"""The database of facts: how it is opened, read and written.
+
+There is one way to write, `Catalog.write`: it takes the write lock first on SQLite and
+row locks on Postgres, and runs the change again when the database asks for it. Nothing
+else may write, because SQLAlchemy drops `FOR UPDATE` on SQLite without a word.
+"""
+
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from artifact_pipelines.catalog import tables
+from artifact_pipelines.errors import CatalogError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+REVISION = "0001"
+"""The newest migration; a catalog at another revision is migrated when it is opened."""
+
+_BUSY_SECONDS = 30.0
+_TRIES = 12
+_SERIALIZATION_FAILURE = "40001"
+_DEADLOCK = "40P01"
+
+
+class Transaction:
+    """One change of the catalog, seen whole or not at all.
+
+    Attributes:
+        conn: The connection; it holds the write lock on SQLite.
+    """
+
+    def __init__(self, conn: Connection) -> None:
+        """Begin with nothing locked but what the database locks by itself."""
+        self.conn = conn
+
+    def now(self) -> float:
+        """Return the time in seconds since 1970, by the database's clock.
+
+        The clock never runs behind the newest leaf, so that leaf times do not go back.
+        """
+        return now(self.conn)
+
+    def lock_rows(self, table: sa.Table, column: str, values: list[str]) -> list[Any]:
+        """Return the rows whose column is among the values, locked in the order of their keys."""
+        if not values:
+            return []
+        found: list[Any] = []
+        for part in batches(sorted(set(values))):
+            statement = (
+                sa.select(table)
+                .where(table.c[column].in_(part))
+                .order_by(table.c[column])
+                .with_for_update()
+            )
+            found.extend(self.conn.execute(statement))
+        return found
+
+
+def batches(values: list[T], size: int = 500) -> list[list[T]]:
+    """Return the values cut into lists short enough for one statement."""
+    return [values[start : start + size] for start in range(0, len(values), size)]
+
+
+def now(conn: Connection) -> float:
+    """Return the database's time in seconds since 1970, never before the newest leaf's."""
+    if conn.dialect.name == "sqlite":
+        clock: sa.ColumnElement[Any] = sa.literal_column("(julianday('now') - 2440587.5) * 86400.0")
+    else:
+        clock = sa.literal_column("extract(epoch from clock_timestamp())")
+    head = tables.ledger_head
+    mark = sa.select(head.c.time).where(head.c.id == 1).scalar_subquery()
+    found, floor = conn.execute(sa.select(clock, mark)).one()
+    return max(float(found), float(floor or 0.0))
+
+
+class Catalog:
+    """A catalog on SQLite or Postgres."""
+
+    def __init__(self, url: str) -> None:
+        """Open the catalog at a database URL, making or migrating its tables.
+
+        Raises:
+            CatalogError: The database cannot be opened, or is newer than this release.
+        """
+        self.url = sa.make_url(url)
+        self._engine: Engine | None = None
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        try:
+            self._migrate()
+        except (OperationalError, sa.exc.DatabaseError) as error:
+            place = self.url.render_as_string(hide_password=True)
+            raise CatalogError(
+                f"the catalog {place} cannot be opened: {_cause(error)}."
+            ) from error
+
+    @property
+    def engine(self) -> Engine:
+        """The engine of this process; a forked child gets its own."""
+        with self._lock:
+            if self._engine is None or self._pid != os.getpid():
+                if self._engine is not None:
+                    self._engine.dispose(close=False)
+                self._engine = _engine(self.url)
+                self._pid = os.getpid()
+            return self._engine
+
+    def close(self) -> None:
+        """Close every connection of this process."""
+        if self._engine is not None and self._pid == os.getpid():
+            self._engine.dispose()
+            self._engine = None
+
+    def read(
+        self, query: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Return what a query finds in one consistent view."""
+        with self.engine.connect() as conn, conn.begin():
+            return query(conn, *args, **kwargs)
+
+    def write(
+        self, change: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run a change and commit it, again from its start when the database asks for that.
+
+        The change may run more than once, so it must do nothing outside the transaction.
+        """
+        for left in reversed(range(_TRIES)):
+            try:
+                with (
+                    self.engine.connect().execution_options(catalog_write=True) as conn,
+                    conn.begin(),
+                ):
+                    return change(Transaction(conn), *args, **kwargs)
+            except DBAPIError as error:
+                if not left or not _retryable(error):
+                    if isinstance(error, OperationalError):
+                        raise CatalogError(f"the catalog refused a change: {_cause(error)}.") from error
+                    raise
+                time.sleep(random.uniform(0.0, 0.02 * (_TRIES - left)))  # noqa: S311  jitter, no secret
+        raise AssertionError  # the last round returns or raises
+
+    def _migrate(self) -> None:
+        if self.url.get_backend_name() == "sqlite" and self.url.database not in {None, "", ":memory:"}:
+            Path(str(self.url.database)).parent.mkdir(parents=True, exist_ok=True)
+        with self.engine.connect() as conn:
+            found = _revision(conn)
+        if found == REVISION:
+            return
+        # Alembic costs a quarter of a second to import; only a stale catalog pays it.
+        from artifact_pipelines.catalog.migrations import migrate  # noqa: PLC0415
+
+        self.write(lambda tx: migrate(tx.conn, REVISION))
+
+
+def _revision(conn: Connection) -> str | None:
+    if not sa.inspect(conn).has_table("alembic_version"):
+        return None
+    return conn.execute(sa.text("select version_num from alembic_version")).scalar()
+
+
+def _engine(url: sa.URL) -> Engine:
+    if url.get_backend_name() != "sqlite":
+        return sa.create_engine(url, pool_pre_ping=True)
+    engine = sa.create_engine(url, connect_args={"timeout": _BUSY_SECONDS})
+
+    @sa.event.listens_for(engine, "connect")
+    def _connect(connection: Any, _record: Any) -> None:
+        # The driver's own BEGIN is DEFERRED and comes too late; ours is below.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.close()
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(conn: Connection) -> None:
+        writes = conn.get_execution_options().get("catalog_write", False)
+        conn.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _retryable(error: DBAPIError) -> bool:
+    code = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
+    if code in {_SERIALIZATION_FAILURE, _DEADLOCK}:
+        return True
+    return "database is locked" in str(error.orig)
+
+
+def _cause(error: Exception) -> str:
+    return str(getattr(error, "orig", None) or error).strip().splitlines()[0].rstrip(".")

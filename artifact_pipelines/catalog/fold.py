@@ -1,0 +1,368 @@
+"""What each ledger leaf does to the catalog's tables.
+
+The catalog is this fold over the leaves and the publish objects they cite. A use case
+checks its rules, then appends a leaf; the tables change here and nowhere else.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from artifact_pipelines.catalog import tables
+from artifact_pipelines.catalog.catalog import Transaction
+from artifact_pipelines.domain import digest
+from artifact_pipelines.domain.leaf import Leaf
+from artifact_pipelines.domain.publication import Publication
+from artifact_pipelines.errors import LedgerError
+
+Body = Mapping[str, Any]
+
+
+def apply(tx: Transaction, leaf: Leaf, body: Body, publication: Publication | None = None) -> None:
+    """Bring the tables to the state after a leaf.
+
+    Args:
+        tx: The transaction that also inserted the leaf.
+        leaf: The leaf.
+        body: Its body.
+        publication: The object that a `publish` leaf cites.
+
+    Raises:
+        LedgerError: The action is unknown, or a `publish` leaf came without its object.
+    """
+    if leaf.action == "publish":
+        _publish(tx, leaf, body, publication)
+        return
+    handler = _HANDLERS.get(leaf.action)
+    if handler is None:
+        raise LedgerError(f"leaf {leaf.seq} has the unknown action {leaf.action!r}.")
+    handler(tx, leaf, body)
+
+
+def _publish(tx: Transaction, leaf: Leaf, body: Body, publication: Publication | None) -> None:
+    if publication is None:
+        raise LedgerError(f"leaf {leaf.seq} cites a publish object that is not there.")
+    record, manifest = publication.record, publication.manifest
+    tx.conn.execute(
+        sa.insert(tables.artifact).values(
+            id=record.id,
+            seq=leaf.seq,
+            kind=str(record.kind),
+            project=record.project,
+            name=record.name,
+            step=record.step,
+            attempt=record.attempt,
+            version=body["version"],
+            content=record.content,
+            record=record.encode(),
+            object=body["object"],
+            annex=body["annex"],
+            size=manifest.size,
+            published=leaf.time,
+            state="live",
+            recalled=False,
+        )
+    )
+    _insert(
+        tx,
+        tables.artifact_file,
+        [
+            {
+                "artifact": record.id,
+                "path": entry.path,
+                "size": entry.size,
+                "sha256": entry.sha256,
+                "media_type": entry.media_type,
+                "state": "present",
+            }
+            for entry in manifest.files
+        ],
+    )
+    parents = {(item.id, item.role) for item in record.inputs}
+    if record.run is not None:
+        parents.add((record.run, "run"))
+    _insert(
+        tx,
+        tables.edge,
+        [
+            {"child": record.id, "parent": parent, "role": role, "kind": "observed"}
+            for parent, role in sorted(parents)
+        ],
+    )
+    _insert(
+        tx,
+        tables.metric,
+        [
+            {
+                "artifact": record.id,
+                "name": name,
+                "project": record.project,
+                "kind": str(record.kind),
+                "value": _finite(value),
+            }
+            for name, value in sorted(record.facts.get("metrics", {}).items())
+        ],
+    )
+    if record.kind == "training_run":
+        tx.conn.execute(
+            sa.insert(tables.run).values(
+                id=record.id,
+                project=record.project,
+                name=record.name,
+                state="running",
+                reason="",
+                seq=leaf.seq,
+            )
+        )
+
+
+def _run_finish(tx: Transaction, leaf: Leaf, body: Body) -> None:
+    tx.conn.execute(
+        sa.update(tables.run)
+        .where(tables.run.c.id == leaf.subject)
+        .values(state=body["outcome"], reason=body["reason"], seq=leaf.seq)
+    )
+
+
+def _log_create(tx: Transaction, leaf: Leaf, body: Body) -> None:
+    owner = body["owner"]
+    _register(tx, leaf, owner["name"], owner["public"], ["owner"])
+
+
+def _key_register(tx: Transaction, leaf: Leaf, body: Body) -> None:
+    said = _statement(body)
+    _register(tx, leaf, said["name"], said["public"], said["roles"])
+
+
+def _register(tx: Transaction, leaf: Leaf, name: str, public: str, roles: list[str]) -> None:
+    tx.conn.execute(
+        sa.insert(tables.signing_key).values(
+            id=digest.sha256(bytes.fromhex(public))[:16],
+            name=name,
+            public=public,
+            roles=",".join(sorted(roles)),
+            seq=leaf.seq,
+        )
+    )
+
+
+def _policy_set(tx: Transaction, leaf: Leaf, body: Body) -> None:
+    said = _statement(body)
+    table = tables.policy
+    tx.conn.execute(sa.delete(table).where(table.c.project == said["project"]))
+    tx.conn.execute(
+        sa.insert(table).values(project=said["project"], digest=said["policy"], seq=leaf.seq)
+    )
+
+
+def _verdict(tx: Transaction, leaf: Leaf, body: Body) -> None:
+    said = _statement(body)
+    tx.conn.execute(
+        sa.insert(tables.verdict).values(
+            seq=leaf.seq,
+            artifact=said["artifact"],
+            gate=said["gate"],
+            passed=said["passed"],
+            policy=said["policy"],
+            baseline=said["baseline"],
+            key=body["key"],
+            statement=body["statement"],
+            signature=body["signature"],
+        )
+    )
+
+
+def _request(tx: Transaction, leaf: Leaf, body: Body) -> None:
+    tx.conn.execute(
+        sa.insert(tables.request).values(
+            seq=leaf.seq,
+            project=body["project"],
+            stage=body["stage"],
+            artifact=body["artifact"],
+            policy=body["policy"],
+            pointer=body["pointer"],
+            author=body["author"],
+            reason=body["reason"],
+            state="open",
+        )
+    )
+
+
+def _approval(tx: Transaction, leaf: Leaf, body: Body) -> None:
+    said = _statement(body)
+    tx.conn.execute(
+        sa.insert(tables.approval).values(
+            seq=leaf.seq,
+            project=said["project"],
+            stage=said["stage"],
+            artifact=said["artifact"],
+            key=body["key"],
+            statement=body["statement"],
+            signature=body["signature"],
+            used=None,
+        )
+    )
+
+
+def _pointer(tx: Transaction, leaf: Leaf, body: Body) -> None:
+    said = _statement(body)
+    project, stage = said["project"], said["stage"]
+    tx.conn.execute(
+        sa.delete(tables.stage).where(
+            tables.stage.c.project == project, tables.stage.c.stage == stage
+        )
+    )
+    tx.conn.execute(
+        sa.insert(tables.stage).values(
+            project=project, stage=stage, artifact=said["artifact"], seq=leaf.seq
+        )
+    )
+    tx.conn.execute(
+        sa.insert(tables.stage_history).values(
+            seq=leaf.seq,
+            project=project,
+            stage=stage,
+            artifact=said["artifact"],
+            previous=said["previous"],
+            action=leaf.action,
+            original=said.get("original", leaf.seq),
+            policy=said["policy"],
+        )
+    )
+    used = said.get("approvals", [])
+    if used:
+        tx.conn.execute(
+            sa.update(tables.approval).where(tables.approval.c.seq.in_(used)).values(used=leaf.seq)
+        )
+    tx.conn.execute(
+        sa.update(tables.request)
+        .where(
+            tables.request.c.project == project,
+            tables.request.c.stage == stage,
+            tables.request.c.artifact == said["artifact"],
+            tables.request.c.state == "open",
+        )
+        .values(state="done")
+    )
+
+
+def _hold_place(tx: Transaction, leaf: Leaf, body: Body) -> None:
+    tx.conn.execute(
+        sa.insert(tables.hold).values(
+            seq=leaf.seq, artifact=leaf.subject, name=body["name"], reason=body["reason"]
+        )
+    )
+
+
+def _hold_lift(tx: Transaction, leaf: Leaf, body: Body) -> None:
+    hold = tables.hold
+    tx.conn.execute(
+        sa.update(hold)
+        .where(hold.c.artifact == leaf.subject, hold.c.name == body["name"], hold.c.lifted.is_(None))
+        .values(lifted=leaf.seq)
+    )
+
+
+def _recall(tx: Transaction, _leaf: Leaf, body: Body) -> None:
+    for artifact in [body["artifact"], *body["descendants"]]:
+        tx.conn.execute(
+            sa.update(tables.artifact).where(tables.artifact.c.id == artifact).values(recalled=True)
+        )
+
+
+def _plan_made(tx: Transaction, leaf: Leaf, body: Body) -> None:
+    tx.conn.execute(
+        sa.insert(tables.plan).values(
+            id=leaf.subject, seq=leaf.seq, project=body["project"], state="open"
+        )
+    )
+
+
+def _plan_approve(tx: Transaction, leaf: Leaf, body: Body) -> None:
+    tx.conn.execute(
+        sa.update(tables.plan)
+        .where(tables.plan.c.id == leaf.subject)
+        .values(state="approved", approver=body["approver"])
+    )
+
+
+def _plan_applied(tx: Transaction, leaf: Leaf, _body: Body) -> None:
+    tx.conn.execute(
+        sa.update(tables.plan).where(tables.plan.c.id == leaf.subject).values(state="applied")
+    )
+
+
+def _forget(tx: Transaction, leaf: Leaf, body: Body) -> None:
+    artifact, file = tables.artifact, tables.artifact_file
+    tx.conn.execute(
+        sa.update(artifact).where(artifact.c.id == leaf.subject).values(state="forgotten")
+    )
+    tx.conn.execute(
+        sa.update(file).where(file.c.artifact == leaf.subject).values(state="removed")
+    )
+    tx.conn.execute(
+        sa.insert(tables.tombstone).values(
+            artifact=leaf.subject,
+            seq=leaf.seq,
+            plan=body["plan"],
+            rule=body["rule"],
+            reason=body["reason"],
+        )
+    )
+
+
+def _tag(tx: Transaction, leaf: Leaf, body: Body) -> None:
+    label = tables.label
+    tx.conn.execute(
+        sa.delete(label).where(label.c.artifact == leaf.subject, label.c.name == body["name"])
+    )
+    if body["value"] is not None:
+        tx.conn.execute(
+            sa.insert(label).values(
+                artifact=leaf.subject, name=body["name"], value=body["value"], seq=leaf.seq
+            )
+        )
+
+
+def _nothing(_tx: Transaction, _leaf: Leaf, _body: Body) -> None:
+    """Leave the tables as they are: the leaf itself is the fact."""
+
+
+_HANDLERS: Mapping[str, Callable[[Transaction, Leaf, Body], None]] = {
+    "log_create": _log_create,
+    "key_register": _key_register,
+    "policy_set": _policy_set,
+    "run_finish": _run_finish,
+    "verdict": _verdict,
+    "request": _request,
+    "approval": _approval,
+    "promote": _pointer,
+    "rollback": _pointer,
+    "hold_place": _hold_place,
+    "hold_lift": _hold_lift,
+    "recall": _recall,
+    "plan_made": _plan_made,
+    "plan_approve": _plan_approve,
+    "plan_applied": _plan_applied,
+    "forget": _forget,
+    "prune": _nothing,
+    "tag": _tag,
+    "annotate": _nothing,
+}
+
+
+def _statement(body: Body) -> dict[str, Any]:
+    return digest.parse(str(body["statement"]).encode())
+
+
+def _finite(value: Any) -> float | None:
+    """Return a number as the database can order it; canonical JSON spells NaN as text."""
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def _insert(tx: Transaction, table: sa.Table, rows: list[dict[str, Any]]) -> None:
+    if rows:
+        tx.conn.execute(sa.insert(table), rows)

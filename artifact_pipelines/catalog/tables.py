@@ -1,0 +1,385 @@
+"""The tables of the catalog.
+
+Every table but the ones of sessions, claims, leases and cursors is a fold of the ledger
+over published records: a rebuild from the store alone gives the same rows.
+"""
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy import BigInteger as _BigInteger
+
+# SQLite counts rows in 64 bits only when the column is called INTEGER.
+BigInteger = _BigInteger().with_variant(Integer(), "sqlite")
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# Facts: what was registered.
+
+artifact = Table(
+    "artifact",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("seq", BigInteger, nullable=False, comment="the leaf that published it"),
+    Column("kind", Text, nullable=False),
+    Column("project", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("step", BigInteger),
+    Column("attempt", Integer, nullable=False),
+    Column("version", Integer, comment="of a dataset or model, counted per name"),
+    Column("content", Text, nullable=False, comment="SHA-256 of the manifest"),
+    Column("record", LargeBinary, nullable=False, comment="the exact bytes behind the id"),
+    Column("object", Text, nullable=False, comment="the session that wrote the publish object"),
+    Column("annex", Text),
+    Column("size", BigInteger, nullable=False),
+    Column("published", Text, nullable=False),
+    Column("state", Text, nullable=False, comment="live, forgotten"),
+    Column("recalled", Boolean, nullable=False),
+    Index("ix_artifact_project_kind_name_step", "project", "kind", "name", "step"),
+    Index("ix_artifact_seq", "seq", unique=True),
+    Index("ix_artifact_content", "content"),
+    Index(
+        "uq_artifact_slot",
+        "project",
+        "kind",
+        "name",
+        text("coalesce(step, -1)"),
+        "attempt",
+        unique=True,
+        sqlite_where=text("version IS NULL"),
+        postgresql_where=text("version IS NULL"),
+    ),
+    Index(
+        "uq_artifact_version",
+        "project",
+        "kind",
+        "name",
+        "version",
+        unique=True,
+        sqlite_where=text("version IS NOT NULL"),
+        postgresql_where=text("version IS NOT NULL"),
+    ),
+)
+
+artifact_file = Table(
+    "artifact_file",
+    metadata,
+    Column("artifact", Text, primary_key=True),
+    Column("path", Text, primary_key=True),
+    Column("size", BigInteger, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("media_type", Text, nullable=False),
+    Column("state", Text, nullable=False, comment="present, archived, removed"),
+)
+
+edge = Table(
+    "edge",
+    metadata,
+    Column("child", Text, primary_key=True),
+    Column("parent", Text, primary_key=True),
+    Column("role", Text, primary_key=True),
+    Column("kind", Text, nullable=False, comment="observed, declared, rederivable"),
+    Index("ix_edge_parent", "parent"),
+)
+
+metric = Table(
+    "metric",
+    metadata,
+    Column("artifact", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("project", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("value", Double, comment="null when it was not a finite number"),
+    Index("ix_metric_project_kind_name_value", "project", "kind", "name", "value"),
+)
+
+run = Table(
+    "run",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("project", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("state", Text, nullable=False, comment="running, finished, failed"),
+    Column("reason", Text, nullable=False),
+    Column("seq", BigInteger, nullable=False, comment="the leaf that gave this state"),
+    Index("ix_run_project_name", "project", "name"),
+)
+
+# Bytes: where chunks are, and who may still need them.
+
+pack = Table(
+    "pack",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("state", Text, nullable=False, comment="writing, live, condemned, deleting"),
+    Column("session", Text, comment="the writer, while it is writing"),
+    Column("version", Integer, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("condemned_at", Double),
+    Index("ix_pack_state", "state"),
+    Index("ix_pack_session", "session"),
+)
+
+chunk = Table(
+    "chunk",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("pack", Text, nullable=False),
+    Column("offset", BigInteger, nullable=False),
+    Column("stored", BigInteger, nullable=False),
+    Column("length", BigInteger, nullable=False),
+    Column("codec", Text, nullable=False),
+    Column("base", Text),
+    Column("key_id", Text),
+    Index("ix_chunk_pack", "pack"),
+    Index("ix_chunk_base", "base"),
+)
+
+artifact_pack = Table(
+    "artifact_pack",
+    metadata,
+    Column("artifact", Text, primary_key=True),
+    Column("pack", Text, primary_key=True),
+    Index("ix_artifact_pack_pack", "pack"),
+)
+
+session = Table(
+    "session",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("lease_until", Double, nullable=False),
+)
+
+claim = Table(
+    "claim",
+    metadata,
+    Column("session", Text, primary_key=True),
+    Column("pack", Text, primary_key=True),
+    Index("ix_claim_pack", "pack"),
+)
+
+reader = Table(
+    "reader",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("artifact", Text, nullable=False),
+    Column("lease_until", Double, nullable=False),
+    Index("ix_reader_artifact", "artifact"),
+)
+
+# Governance: what may be used, and who said so.
+
+signing_key = Table(
+    "signing_key",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("public", Text, nullable=False),
+    Column("roles", Text, nullable=False, comment="comma-separated, sorted"),
+    Column("seq", BigInteger, nullable=False),
+)
+
+policy = Table(
+    "policy",
+    metadata,
+    Column("project", Text, primary_key=True),
+    Column("digest", Text, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+)
+
+verdict = Table(
+    "verdict",
+    metadata,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("artifact", Text, nullable=False),
+    Column("gate", Text, nullable=False),
+    Column("passed", Boolean, nullable=False),
+    Column("policy", Text, nullable=False),
+    Column("baseline", Text),
+    Column("key", Text, nullable=False),
+    Column("statement", Text, nullable=False),
+    Column("signature", Text, nullable=False),
+    Index("ix_verdict_artifact", "artifact"),
+)
+
+request = Table(
+    "request",
+    metadata,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("project", Text, nullable=False),
+    Column("stage", Text, nullable=False),
+    Column("artifact", Text, nullable=False),
+    Column("policy", Text, nullable=False),
+    Column("pointer", BigInteger, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("state", Text, nullable=False, comment="open, done"),
+    Index("ix_request_project_stage_state", "project", "stage", "state"),
+)
+
+approval = Table(
+    "approval",
+    metadata,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("project", Text, nullable=False),
+    Column("stage", Text, nullable=False),
+    Column("artifact", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("statement", Text, nullable=False),
+    Column("signature", Text, nullable=False),
+    Column("used", BigInteger, comment="the pointer leaf that used it up"),
+    Index("ix_approval_artifact_stage", "artifact", "stage"),
+)
+
+stage = Table(
+    "stage",
+    metadata,
+    Column("project", Text, primary_key=True),
+    Column("stage", Text, primary_key=True),
+    Column("artifact", Text, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+)
+
+stage_history = Table(
+    "stage_history",
+    metadata,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("project", Text, nullable=False),
+    Column("stage", Text, nullable=False),
+    Column("artifact", Text, nullable=False),
+    Column("previous", Text),
+    Column("action", Text, nullable=False, comment="promote, rollback"),
+    Column("original", BigInteger, nullable=False, comment="the leaf that proved the artifact"),
+    Column("policy", Text, nullable=False),
+    Index("ix_stage_history_project_stage", "project", "stage"),
+    Index("ix_stage_history_artifact", "artifact"),
+)
+
+hold = Table(
+    "hold",
+    metadata,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("artifact", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("lifted", BigInteger),
+    Index("ix_hold_artifact", "artifact"),
+)
+
+plan = Table(
+    "plan",
+    metadata,
+    Column("id", Text, primary_key=True, comment="SHA-256 of the stored plan"),
+    Column("seq", BigInteger, nullable=False),
+    Column("project", Text, nullable=False),
+    Column("state", Text, nullable=False, comment="open, approved, applied"),
+    Column("approver", Text),
+    Index("ix_plan_project", "project"),
+)
+
+tombstone = Table(
+    "tombstone",
+    metadata,
+    Column("artifact", Text, primary_key=True),
+    Column("seq", BigInteger, nullable=False),
+    Column("plan", Text),
+    Column("rule", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+)
+
+label = Table(
+    "label",
+    metadata,
+    Column("artifact", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+)
+
+# Proof: the ledger.
+
+leaf = Table(
+    "leaf",
+    metadata,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("time", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("project", Text),
+    Column("envelope", LargeBinary, nullable=False),
+    Column("body", LargeBinary, comment="null once it was erased"),
+    Column("hash", LargeBinary, nullable=False),
+    Index("ix_leaf_subject", "subject"),
+    Index("ix_leaf_action", "action"),
+    Index("ix_leaf_project", "project"),
+)
+
+tree_node = Table(
+    "tree_node",
+    metadata,
+    Column("level", Integer, primary_key=True, autoincrement=False),
+    Column("index", BigInteger, primary_key=True, autoincrement=False),
+    Column("hash", LargeBinary, nullable=False),
+)
+
+ledger_head = Table(
+    "ledger_head",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("origin", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("peaks", LargeBinary, nullable=False, comment="roots of the complete subtrees"),
+    Column("time", Double, nullable=False, comment="of the last leaf; the clock's low-water mark"),
+    Column("exported", BigInteger, nullable=False, comment="leaves known to be in the store"),
+)
+
+tree_head = Table(
+    "tree_head",
+    metadata,
+    Column("size", BigInteger, primary_key=True, autoincrement=False),
+    Column("note", Text, nullable=False),
+    Column("pointers", Text, nullable=False, comment="canonical JSON behind the note's digest"),
+)
+
+actor = Table(
+    "actor",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+)
+
+# Progress: who has seen what.
+
+reported = Table(
+    "reported",
+    metadata,
+    Column("instance", Text, primary_key=True),
+    Column("topic", Text, primary_key=True),
+    Column("seq", BigInteger, nullable=False),
+)
+
+attempt = Table(
+    "attempt",
+    metadata,
+    Column("subject", Text, primary_key=True),
+    Column("count", Integer, nullable=False),
+)
+
+LOCAL = frozenset({session, claim, reader, reported, attempt})
+"""The tables that a rebuild leaves empty: they say what is going on, not what is true."""
