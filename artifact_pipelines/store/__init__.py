@@ -1,0 +1,1 @@
+"""Bytes: backends, chunking, packs, and the store that joins them."""
