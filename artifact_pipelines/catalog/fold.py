@@ -126,6 +126,14 @@ def _run_finish(tx: Transaction, leaf: Leaf, body: Body) -> None:
     )
 
 
+def _run_resume(tx: Transaction, leaf: Leaf, _body: Body) -> None:
+    tx.conn.execute(
+        sa.update(tables.run)
+        .where(tables.run.c.id == leaf.subject)
+        .values(state="running", reason="", seq=leaf.seq)
+    )
+
+
 def _log_create(tx: Transaction, leaf: Leaf, body: Body) -> None:
     owner = body["owner"]
     _register(tx, leaf, owner["name"], owner["public"], ["owner"])
@@ -335,6 +343,7 @@ _HANDLERS: Mapping[str, Callable[[Transaction, Leaf, Body], None]] = {
     "key_register": _key_register,
     "policy_set": _policy_set,
     "run_finish": _run_finish,
+    "run_resume": _run_resume,
     "verdict": _verdict,
     "request": _request,
     "approval": _approval,

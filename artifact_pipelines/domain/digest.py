@@ -1,91 +1,174 @@
-"""Digests and the canonical bytes that they are taken over."""
+"""Digests, and the canonical JSON that they are taken of."""
 
 import hashlib
 import json
 import math
+import re
 import secrets
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import rfc8785
 
 from artifact_pipelines.errors import InvalidFormatError
 
-_SAFE_INTEGER = 2**53
-_SALT_BYTES = 16
+MAX_INTEGER: Final = 2**53 - 1
+MAX_DEPTH: Final = 64
+SALT_BYTES: Final = 16
+
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
-def sha256(data: bytes) -> str:
-    """Return the SHA-256 of some bytes in lowercase hexadecimal."""
+def sha256(data: bytes | bytearray | memoryview) -> str:
+    """Return the SHA-256 of bytes as 64 lowercase hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
 
-def canonical(value: Mapping[str, Any]) -> bytes:
+def is_sha256(value: object) -> bool:
+    """Return whether a value is a SHA-256 written as 64 lowercase hexadecimal digits."""
+    return isinstance(value, str) and _SHA256.fullmatch(value) is not None
+
+
+def check_sha256(value: object, what: str) -> str:
+    """Return the digest that was given.
+
+    Args:
+        value: The digest to check.
+        what: The thing it stands for, to name it in the refusal.
+
+    Raises:
+        InvalidFormatError: If it is not 64 lowercase hexadecimal digits.
+    """
+    if not is_sha256(value):
+        raise InvalidFormatError(
+            f"{what} must be a SHA-256 digest of 64 lowercase hexadecimal digits, not {value!r}."
+        )
+    return str(value)
+
+
+def canonical(value: object) -> bytes:
     """Return a value as canonical JSON (RFC 8785).
 
-    Numbers that JSON or a double cannot carry become text: "NaN", "Infinity",
-    "-Infinity", and integers beyond ±2**53 in decimal.
+    What JSON numbers cannot carry is written as a string: NaN and the infinities by name,
+    integers beyond 2**53 - 1 by their decimal digits. Tuples become arrays.
+
+    Args:
+        value: None, booleans, numbers, strings, and lists, tuples and string-keyed mappings
+            of these.
 
     Raises:
-        InvalidFormatError: The value holds something that JSON has no form for.
+        InvalidFormatError: If the value holds anything else, a lone surrogate, or more than
+            64 levels.
     """
     try:
-        return rfc8785.dumps(_plain(value))
-    except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
-        raise InvalidFormatError(f"a value cannot be written as canonical JSON: {error}.") from error
+        return rfc8785.dumps(_portable(value, 0))
+    except rfc8785.CanonicalizationError as error:
+        raise InvalidFormatError(f"a value cannot be written as canonical JSON: {error}.") from None
 
 
-def parse(data: bytes) -> dict[str, Any]:
-    """Return the JSON object in some bytes, as it stands.
-
-    Raises:
-        InvalidFormatError: The bytes are not one JSON object in UTF-8 with distinct keys.
-    """
-    try:
-        found = json.loads(data.decode(), object_pairs_hook=_distinct, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        raise InvalidFormatError(f"these bytes are not a JSON object: {error}.") from error
-    if not isinstance(found, dict):
-        raise InvalidFormatError("these bytes are JSON, but not an object.")
-    return found
-
-
-def seal(body: Mapping[str, Any], salt: str | None = None) -> bytes:
-    """Return a body as canonical JSON with a salt, so that its digest does not give it away."""
-    return canonical({**body, "salt": salt or secrets.token_hex(_SALT_BYTES)})
-
-
-def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, bool):
+def _portable(value: Any, depth: int) -> Any:  # noqa: ANN401, PLR0911
+    """Return a value in the terms that RFC 8785 can write."""
+    if value is None or isinstance(value, bool | str):
         return value
-    if isinstance(value, str):
-        # A str subclass, such as a StrEnum member, has no form of its own in JSON.
-        return str(value)
     if isinstance(value, int):
-        return int(value) if abs(value) <= _SAFE_INTEGER else str(int(value))
+        return value if -MAX_INTEGER <= value <= MAX_INTEGER else str(int(value))
     if isinstance(value, float):
         if math.isfinite(value):
-            return float(value)
-        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+            return value
+        if math.isnan(value):
+            return "NaN"
+        return "Infinity" if value > 0 else "-Infinity"
+    if depth == MAX_DEPTH:
+        raise InvalidFormatError(f"a value is nested deeper than {MAX_DEPTH} levels.")
+    if isinstance(value, list | tuple):
+        return [_portable(item, depth + 1) for item in value]
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
-                raise InvalidFormatError(f"the key {key!r} is not text, as JSON needs.")
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+                raise InvalidFormatError(
+                    f"a JSON object needs strings as keys, not {key!r} of type"
+                    f" {type(key).__name__}."
+                )
+        return {key: _portable(item, depth + 1) for key, item in value.items()}
     raise InvalidFormatError(
-        f"a value of type {type(value).__name__} cannot be recorded; "
-        "use text, numbers, booleans, lists or mappings."
+        f"a value of type {type(value).__name__} has no JSON form: use None, booleans, numbers,"
+        " strings, lists and mappings."
     )
 
 
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key stands twice")
-    return found
+def parse(data: bytes) -> dict[str, Any]:
+    """Return the JSON object that bytes hold.
+
+    Whole numbers beyond 2**53 - 1 become floats, because that is what they are in RFC 8785.
+    The bytes need not be canonical: a digest is of the bytes as they are stored.
+
+    Raises:
+        InvalidFormatError: If the bytes are not UTF-8, not one JSON object, repeat a key, or
+            hold a lone surrogate or a number that is not finite.
+    """
+    try:
+        text = data.decode("utf-8")
+        value = json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_constant=_constant,
+            parse_float=_float,
+            parse_int=_integer,
+        )
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except InvalidFormatError:
+        raise
+    except RecursionError:
+        raise InvalidFormatError("a JSON document is nested too deeply.") from None
+    except UnicodeEncodeError:
+        raise InvalidFormatError("a JSON document holds a lone surrogate.") from None
+    except ValueError as error:
+        raise InvalidFormatError(f"bytes are not a JSON document: {error}.") from None
+    if not isinstance(value, dict):
+        raise InvalidFormatError("a JSON document must be an object.")
+    return value
 
 
-def _refuse(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object that pairs make, each key once."""
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise InvalidFormatError("a JSON object repeats a key.")
+    return value
+
+
+def _constant(name: str) -> float:
+    """Refuse the numbers that JSON has no words for."""
+    raise InvalidFormatError(f"a JSON document holds {name}, which is not a JSON number.")
+
+
+def _float(text: str) -> float:
+    """Return a finite number."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise InvalidFormatError("a JSON document holds a number that is too large.")
+    return value
+
+
+def _integer(text: str) -> int | float:
+    """Return a whole number, as a float where RFC 8785 knows it only as one."""
+    if len(text) < len(str(MAX_INTEGER)):
+        return int(text)
+    value = _float(text)
+    return value if abs(value) > MAX_INTEGER else int(text)
+
+
+def seal(body: Mapping[str, Any], salt: str | None = None) -> bytes:
+    """Return the canonical JSON of a body with a salt, so that its digest tells nothing of it.
+
+    Args:
+        body: The fields to seal; none may be called `salt`.
+        salt: The salt as 32 hexadecimal digits; a random one unless given.
+
+    Raises:
+        InvalidFormatError: If the body has a salt already or has no JSON form.
+    """
+    if "salt" in body:
+        raise InvalidFormatError("a body that is to be sealed may not have a field 'salt'.")
+    return canonical({**body, "salt": salt or secrets.token_hex(SALT_BYTES)})

@@ -9,6 +9,7 @@ is sealed JSON: its fields and a salt, cited by the SHA-256 of its bytes. The bo
     publish       kind, project, name, step, attempt, version, content, object,
                   object_sha256, annex
     run_finish    project, name, outcome, reason
+    run_resume    project, name
     verdict       statement {type: verdict, origin, project, artifact, gate, passed, policy,
                   baseline, evaluation, gate_code, reasons, values, evidence}
     request       project, stage, artifact, policy, pointer, author, reason

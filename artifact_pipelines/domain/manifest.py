@@ -1,11 +1,19 @@
-"""The files of an artifact; the digest of the list is the artifact's content digest."""
+"""Manifests: the files of an artifact, and the content digest that stands for them."""
 
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final, Self
 
 from artifact_pipelines.domain import digest, naming
 from artifact_pipelines.errors import InvalidFormatError
 
-FORMAT = "artifact-pipelines/manifest/v1"
+FORMAT: Final = "artifact-pipelines/manifest/v1"
+
+_MEDIA_TYPE: Final = re.compile(
+    r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}"
+)
+_FILE_FIELDS: Final = frozenset({"path", "size", "sha256", "media_type"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,75 +21,105 @@ class FileEntry:
     """One file of an artifact.
 
     Attributes:
-        path: Its relative POSIX path.
-        size: Its length in bytes.
-        sha256: The SHA-256 of its bytes.
-        media_type: Its media type.
+        path: The path below the artifact's root.
+        size: The number of bytes.
+        sha256: The digest of the whole file.
+        media_type: The type of the content, as `type/subtype` in lowercase.
     """
 
     path: str
     size: int
     sha256: str
-    media_type: str
+    media_type: str = "application/octet-stream"
+
+    def __post_init__(self) -> None:
+        """Refuse what a manifest may not hold."""
+        if type(self.size) is not int or not 0 <= self.size <= digest.MAX_INTEGER:
+            raise InvalidFormatError(f"file {self.path!r} has no valid size: {self.size!r}.")
+        digest.check_sha256(self.sha256, f"the digest of file {self.path!r}")
+        if not isinstance(self.media_type, str) or not _MEDIA_TYPE.fullmatch(self.media_type):
+            raise InvalidFormatError(
+                f"file {self.path!r} has no valid media type: {self.media_type!r}."
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The files of an artifact, ordered by path."""
+    """The files of an artifact, by path.
+
+    Attributes:
+        files: The files in the order of their paths' code points.
+    """
 
     files: tuple[FileEntry, ...]
+    _encoded: bytes = field(init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        """Put the files in order and refuse paths that cannot be kept."""
-        naming.check_paths(entry.path for entry in self.files)
-        object.__setattr__(self, "files", tuple(sorted(self.files, key=lambda entry: entry.path)))
+    def __init__(self, files: Iterable[FileEntry]) -> None:
+        """Put the files in order.
 
-    @property
-    def size(self) -> int:
-        """The bytes of all files together."""
-        return sum(entry.size for entry in self.files)
+        Raises:
+            InvalidNameError: If the paths cannot exist side by side.
+        """
+        ordered = tuple(sorted(files, key=lambda entry: entry.path))
+        naming.check_paths(entry.path for entry in ordered)
+        object.__setattr__(self, "files", ordered)
+        object.__setattr__(self, "_encoded", digest.canonical(_document(ordered)))
+
+    def encode(self) -> bytes:
+        """Return the bytes behind the content digest."""
+        return self._encoded
 
     @property
     def digest(self) -> str:
-        """The content digest: the SHA-256 of the manifest's bytes."""
-        return digest.sha256(self.encode())
+        """Return the content digest."""
+        return digest.sha256(self._encoded)
 
-    def encode(self) -> bytes:
-        """Return the bytes of the manifest."""
-        return digest.canonical(
-            {
-                "format": FORMAT,
-                "files": [
-                    {
-                        "path": entry.path,
-                        "size": entry.size,
-                        "sha256": entry.sha256,
-                        "media_type": entry.media_type,
-                    }
-                    for entry in self.files
-                ],
-            }
-        )
+    @property
+    def size(self) -> int:
+        """Return the number of bytes of all files."""
+        return sum(entry.size for entry in self.files)
 
     @classmethod
-    def decode(cls, data: bytes) -> "Manifest":
-        """Return the manifest that the bytes hold.
+    def decode(cls, data: bytes) -> Self:
+        """Return the manifest that bytes hold, with these bytes behind its digest.
 
         Raises:
-            InvalidFormatError: The bytes are no manifest of this format.
+            InvalidFormatError: If they are no manifest.
+            InvalidNameError: If the paths cannot exist side by side.
         """
-        found = digest.parse(data)
-        if found.get("format") != FORMAT:
-            raise InvalidFormatError(f"a manifest has the format {found.get('format')!r}.")
-        try:
-            manifest = cls(
-                tuple(
-                    FileEntry(item["path"], item["size"], item["sha256"], item["media_type"])
-                    for item in found["files"]
-                )
-            )
-        except (KeyError, TypeError) as error:
-            raise InvalidFormatError(f"a manifest is malformed: {error}.") from error
-        if manifest.encode() != data:
-            raise InvalidFormatError("a manifest is not in canonical form.")
+        document = digest.parse(data)
+        if document.get("format") != FORMAT or set(document) != {"format", "files"}:
+            raise InvalidFormatError(f"a manifest must be of format {FORMAT!r}.")
+        listed = document["files"]
+        if not isinstance(listed, list):
+            raise InvalidFormatError("a manifest must list its files.")
+        manifest = cls(_entry(item) for item in listed)
+        if [entry.path for entry in manifest.files] != [item["path"] for item in listed]:
+            raise InvalidFormatError("a manifest must list its files in the order of their paths.")
+        object.__setattr__(manifest, "_encoded", data)
         return manifest
+
+
+def _document(files: tuple[FileEntry, ...]) -> dict[str, Any]:
+    """Return the JSON form of a manifest."""
+    return {
+        "format": FORMAT,
+        "files": [
+            {
+                "path": entry.path,
+                "size": entry.size,
+                "sha256": entry.sha256,
+                "media_type": entry.media_type,
+            }
+            for entry in files
+        ],
+    }
+
+
+def _entry(item: object) -> FileEntry:
+    """Return the file that a manifest's item describes."""
+    if not isinstance(item, dict) or item.keys() != _FILE_FIELDS:
+        raise InvalidFormatError("a file in a manifest must have path, size, sha256, media_type.")
+    if not isinstance(item["path"], str):
+        raise InvalidFormatError("a file in a manifest must have a text as its path.")
+    return FileEntry(**item)

@@ -1,92 +1,152 @@
-"""The names that may be used, and the references that are written with them."""
+"""The names that things may have, and the references that people write."""
 
 import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import Literal
+from typing import Final, Literal
 
 from artifact_pipelines.errors import InvalidNameError
 
-MAX_NAME = 128
-MAX_PATH = 1024
-MAX_PART = 255
-MIN_PREFIX = 6
+MAX_PATH_BYTES: Final = 1024
+MAX_PART_BYTES: Final = 255
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_VERSION = re.compile(r"v[0-9]+")
-_PREFIX = re.compile(rf"[0-9a-f]{{{MIN_PREFIX},64}}")
-_LATEST = "latest"
-_RESERVED = frozenset(
-    {"con", "prn", "aux", "nul", _LATEST}
-    | {f"{device}{number}" for device in ("com", "lpt") for number in range(1, 10)}
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_VERSION: Final = re.compile(r"[vV][0-9]+")
+_HEX: Final = re.compile(r"[0-9a-f]{6,64}")
+_NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,14}")
+_DEVICES: Final = frozenset(
+    {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)}
 )
+# The other assets of a project in the graph, which a dataset's asset would collide with.
+_ASSETS: Final = frozenset(
+    {
+        "archive",
+        "candidate",
+        "checkpoints",
+        "cleanup",
+        "development",
+        "production",
+        "retention_plan",
+        "staging",
+        "training_run",
+    }
+)
+# Characters that reorder text on a screen, so that a path reads as another one.
+_REORDERING: Final = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_FORBIDDEN_CATEGORIES: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 def check_project(name: str) -> str:
-    """Return a project name that may be used.
-
-    Raises:
-        InvalidNameError: It may not.
-    """
-    return _check("project", name)
-
-
-def check_dataset(name: str) -> str:
-    """Return a dataset name that may be used.
-
-    Raises:
-        InvalidNameError: It may not.
-    """
-    return _check_unversioned("dataset", name)
+    """Return a project's name."""
+    return _checked(name, "project")
 
 
 def check_run(name: str) -> str:
-    """Return a run name that may be used.
+    """Return a training run's name."""
+    return _unambiguous(name, "run")
 
-    Raises:
-        InvalidNameError: It may not.
-    """
-    return _check_unversioned("run", name)
+
+def check_dataset(name: str) -> str:
+    """Return a dataset's name."""
+    _unambiguous(name, "dataset")
+    if name.lower() in _ASSETS:
+        raise InvalidNameError(
+            f"dataset name {name!r} is taken by an asset that every project has; use another."
+        )
+    return name
 
 
 def check_stage(name: str) -> str:
-    """Return a stage name that may be used.
+    """Return a stage's name."""
+    return _unambiguous(name, "stage")
+
+
+def _checked(name: str, what: str) -> str:
+    """Return a name that the general rule allows."""
+    if not isinstance(name, str) or _NAME.fullmatch(name) is None:
+        raise InvalidNameError(
+            f"{what} name {name!r} must have 1 to 128 characters: ASCII letters, digits,"
+            " '.', '_' or '-', the first a letter or digit."
+        )
+    if ".." in name or name.endswith("."):
+        raise InvalidNameError(f"{what} name {name!r} may not hold '..' or end with '.'.")
+    if name.partition(".")[0].lower() in _DEVICES:
+        raise InvalidNameError(f"{what} name {name!r} is a device on Windows; use another.")
+    return name
+
+
+def _unambiguous(name: str, what: str) -> str:
+    """Return a name that does not read as a version."""
+    _checked(name, what)
+    if name.lower() == "latest" or _VERSION.fullmatch(name) is not None:
+        raise InvalidNameError(f"{what} name {name!r} reads as a version; use another.")
+    return name
+
+
+def check_paths(paths: Iterable[str]) -> list[str]:
+    """Return the paths of an artifact's files, which any file system can hold side by side.
 
     Raises:
-        InvalidNameError: It may not.
+        InvalidNameError: If a path is absolute, climbs, is not in NFC, is too long or holds a
+            character that is not safe to write, or if two paths cannot exist together.
     """
-    return _check("stage", name)
-
-
-def check_paths(paths: Iterable[str]) -> None:
-    """Refuse a set of file paths that no file system could hold everywhere alike.
-
-    Raises:
-        InvalidNameError: A path is absolute, leaves its folder, is spelt in a way that
-            another system would change, or collides with another path of the set.
-    """
+    checked = [_check_path(path) for path in paths]
     seen: dict[str, str] = {}
-    for path in paths:
-        _check_path(path)
-        folded = path.casefold()
-        if folded in seen:
+    for path in checked:
+        other = seen.setdefault(_folded(path), path)
+        if other is not path:
             raise InvalidNameError(
-                f"the paths {seen[folded]!r} and {path!r} are one file on some systems; rename one."
+                f"paths {other!r} and {path!r} are the same file on some file systems."
             )
-        seen[folded] = path
+    if len(seen) != len(checked):
+        twice = next(path for path in checked if checked.count(path) > 1)
+        raise InvalidNameError(f"path {twice!r} is given twice.")
     for folded, path in seen.items():
-        for parent in PurePosixPath(folded).parents:
-            if str(parent) in seen:
+        for end, character in enumerate(folded):
+            if character == "/" and folded[:end] in seen:
                 raise InvalidNameError(
-                    f"the path {seen[str(parent)]!r} is a file and a folder of {path!r}; rename one."
+                    f"path {seen[folded[:end]]!r} cannot be a file and the folder of {path!r}."
                 )
+    return checked
+
+
+def _check_path(path: str) -> str:
+    """Return a path that is safe on its own."""
+    if not isinstance(path, str) or not path:
+        raise InvalidNameError(f"path {path!r} must be a text that is not empty.")
+    if "\\" in path:
+        raise InvalidNameError(f"path {path!r} may not hold a backslash; separate with '/'.")
+    for character in path:
+        if character in _REORDERING or unicodedata.category(character) in _FORBIDDEN_CATEGORIES:
+            raise InvalidNameError(
+                f"path {path!r} may not hold the character U+{ord(character):04X}."
+            )
+    if unicodedata.normalize("NFC", path) != path:
+        raise InvalidNameError(f"path {path!r} must be in Unicode normal form NFC.")
+    if len(path.encode()) > MAX_PATH_BYTES:
+        raise InvalidNameError(f"path {path[:40]!r}… is longer than {MAX_PATH_BYTES} bytes.")
+    if path.startswith("/") or re.match(r"[A-Za-z]:", path):
+        raise InvalidNameError(f"path {path!r} must be relative.")
+    for part in path.split("/"):
+        if part in {"", ".", ".."}:
+            raise InvalidNameError(f"path {path!r} may not hold the part {part!r}.")
+        if len(part.encode()) > MAX_PART_BYTES:
+            raise InvalidNameError(
+                f"path {path[:40]!r}… has a part longer than {MAX_PART_BYTES} bytes."
+            )
+    return path
+
+
+def _folded(path: str) -> str:
+    """Return what a file system that ignores case and normal form takes a path for."""
+    folded = unicodedata.normalize("NFD", path).casefold()
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", folded).casefold())
 
 
 @dataclass(frozen=True, slots=True)
 class StageRef:
-    """What a stage points at: `digits@production`."""
+    """The model that a stage points at: `digits@production`."""
 
     project: str
     stage: str
@@ -98,7 +158,7 @@ class StageRef:
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """A model by its number: `digits/v3`."""
+    """A numbered model: `digits/v3`."""
 
     project: str
     version: int
@@ -110,7 +170,7 @@ class ModelRef:
 
 @dataclass(frozen=True, slots=True)
 class NumberedRef:
-    """A checkpoint by its step or a dataset by its version: `digits/run-0007@120`."""
+    """A checkpoint by step or a dataset by version: `digits/run-0007@120`, `digits/images@latest`."""  # noqa: E501
 
     project: str
     name: str
@@ -123,7 +183,7 @@ class NumberedRef:
 
 @dataclass(frozen=True, slots=True)
 class NameRef:
-    """A training run: `digits/run-0007`."""
+    """A training run or the newest version of a dataset: `digits/run-0007`."""
 
     project: str
     name: str
@@ -135,7 +195,7 @@ class NameRef:
 
 @dataclass(frozen=True, slots=True)
 class DigestRef:
-    """An artifact by the first digits of its id or content digest."""
+    """An artifact by the first digits of its id: `3fa9c1`."""
 
     prefix: str
 
@@ -148,69 +208,37 @@ Reference = StageRef | ModelRef | NumberedRef | NameRef | DigestRef
 
 
 def parse(text: str) -> Reference:
-    """Return the reference that a text writes.
+    """Return the reference that a text writes, so that `str(parse(text)) == text`.
 
     Raises:
-        InvalidNameError: The text is none.
+        InvalidNameError: If the text is no reference.
     """
-    head, slash, rest = text.partition("/")
-    if not slash:
-        project, at, stage = text.partition("@")
-        if at:
-            return StageRef(check_project(project), check_stage(stage))
-        if _PREFIX.fullmatch(text):
-            return DigestRef(text)
-        raise InvalidNameError(
-            f"{text!r} is not a reference; write digits@production, digits/v3, digits/run-1@120, "
-            f"digits/images@2, or at least {MIN_PREFIX} digits of a digest."
-        )
-    check_project(head)
-    name, at, number = rest.partition("@")
-    if not at:
-        if _VERSION.fullmatch(name) and str(int(name[1:])) == name[1:]:
-            return ModelRef(head, int(name[1:]))
-        return NameRef(head, check_run(name))
+    place, marked, number = text.partition("@")
+    project, split, name = place.partition("/")
+    if not split:
+        if marked:
+            return StageRef(check_project(project), check_stage(number))
+        if _HEX.fullmatch(text) is None:
+            raise _no_reference(text)
+        return DigestRef(text)
+    check_project(project)
+    if not marked:
+        if _VERSION.fullmatch(name) is None:
+            return NameRef(project, check_run(name))
+        if name[0] != "v" or name == "v0" or _NUMBER.fullmatch(name[1:]) is None:
+            raise _no_reference(text)
+        return ModelRef(project, int(name[1:]))
     check_run(name)
-    if number == _LATEST:
-        return NumberedRef(head, name, _LATEST)
-    if not number.isdecimal() or not number.isascii() or str(int(number)) != number:
-        raise InvalidNameError(f"{text!r} must end in a number or in @{_LATEST}.")
-    return NumberedRef(head, name, int(number))
+    if number == "latest":
+        return NumberedRef(project, name, "latest")
+    if _NUMBER.fullmatch(number) is None:
+        raise _no_reference(text)
+    return NumberedRef(project, name, int(number))
 
 
-def _check(what: str, name: str) -> str:
-    if len(name) > MAX_NAME:
-        raise InvalidNameError(f"the {what} name {name[:20]!r}… is longer than {MAX_NAME} characters.")
-    if not _NAME.fullmatch(name) or ".." in name or name.endswith("."):
-        raise InvalidNameError(
-            f"the {what} name {name!r} is not allowed; use letters, digits, '.', '_' and '-', "
-            "begin with a letter or digit, and put no two dots together."
-        )
-    if name.casefold() in _RESERVED:
-        raise InvalidNameError(f"the {what} name {name!r} is reserved; choose another.")
-    return name
-
-
-def _check_unversioned(what: str, name: str) -> str:
-    if _VERSION.fullmatch(name):
-        raise InvalidNameError(f"the {what} name {name!r} reads as a model's number; choose another.")
-    return _check(what, name)
-
-
-def _check_path(path: str) -> None:
-    reason = None
-    parts = path.split("/")
-    if not path or len(path) > MAX_PATH:
-        reason = f"must have 1 to {MAX_PATH} characters"
-    elif any(not 0 < len(part.encode(errors="replace")) <= MAX_PART for part in parts):
-        reason = f"has an empty part or one of more than {MAX_PART} bytes"
-    elif "\\" in path or any(unicodedata.category(char) in {"Cc", "Cs"} for char in path):
-        reason = "holds a backslash or a control character"
-    elif any(part in {".", ".."} for part in parts):
-        reason = "must stay inside its folder"
-    elif re.match(r"[A-Za-z]:", path):
-        reason = "must be relative"
-    elif unicodedata.normalize("NFC", path) != path:
-        reason = "is not in Unicode form NFC"
-    if reason is not None:
-        raise InvalidNameError(f"the file path {path[:80]!r} {reason}.")
+def _no_reference(text: str) -> InvalidNameError:
+    """Return the refusal of a text that is no reference."""
+    return InvalidNameError(
+        f"{text!r} is no reference: write digits@production, digits/v3, digits/run-0007@120,"
+        " digits/images@latest, digits/run-0007, or at least 6 hexadecimal digits of an id."
+    )

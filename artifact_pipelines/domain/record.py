@@ -1,14 +1,38 @@
-"""What an artifact is and what it was made from; the digest of the record is its id."""
+"""Records: what an artifact is and what it was made from, fixed when it came to be."""
 
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final, Self
 
 from artifact_pipelines.domain import digest, naming
 from artifact_pipelines.errors import InvalidFormatError
 
-FORMAT = "artifact-pipelines/record/v1"
+FORMAT: Final = "artifact-pipelines/record/v1"
+
+_ROLE: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}(:[A-Za-z0-9][A-Za-z0-9._/-]{0,255})?")
+_FIELDS: Final = frozenset(
+    {
+        "format",
+        "kind",
+        "project",
+        "name",
+        "content",
+        "inputs",
+        "run",
+        "step",
+        "attempt",
+        "params",
+        "code",
+        "lock",
+        "nonce",
+        "facts",
+    }
+)
+_NON_FINITE: Final = frozenset({"NaN", "Infinity", "-Infinity"})
+_MAX_NONCE: Final = 128
 
 
 class Kind(StrEnum):
@@ -22,35 +46,48 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Input:
-    """Something that an artifact was made from.
+    """An artifact that another one was made from.
 
     Attributes:
-        role: What it was used as: `dataset:images`, `parent`, `resume`, `checkpoint`.
-        id: The artifact id.
+        role: What it was used as: `dataset:images`, `resume`, `parent`, `checkpoint`,
+            `evaluation:images`.
+        id: Its artifact id.
     """
 
     role: str
     id: str
 
+    def __post_init__(self) -> None:
+        """Refuse what a record may not cite."""
+        if not isinstance(self.role, str) or _ROLE.fullmatch(self.role) is None:
+            raise InvalidFormatError(
+                f"input role {self.role!r} must be a lowercase word, with a name after ':' if any."
+            )
+        digest.check_sha256(self.id, f"the id of input {self.role!r}")
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Record:
-    """What was fixed about an artifact when it came to be.
+    """What an artifact is and what it was made from; its SHA-256 is the artifact id.
+
+    Two records are equal when their bytes are.
 
     Attributes:
-        kind: The kind of artifact.
-        project: Its project.
-        name: The dataset's, run's or project's name.
-        content: The content digest.
-        inputs: What it was made from, ordered.
-        run: The id of the training run that made it.
+        kind: What the artifact is.
+        project: The project that it belongs to.
+        name: The dataset's name; of a training run or checkpoint, the run's; of a model, the
+            project's.
+        content: The digest of its manifest.
+        inputs: The artifacts that it was made from, by role and id.
+        run: The training run that made it, by artifact id; checkpoints only.
         step: The training step of a checkpoint.
-        attempt: 1, or more where other content was registered on purpose under one identity.
-        params: Parameters of a run.
-        code: Where the code of a run came from.
-        lock: The SHA-256 of the installed packages of a run.
-        nonce: Random text that tells one run from another of the same name and parameters.
-        facts: What else the kind fixes: rows, schema, metrics, optimizer, signature.
+        attempt: Which try it is at the same name and step, from 1.
+        params: The parameters that it was made with.
+        code: The code that made it.
+        lock: The digest of the locked environment.
+        nonce: What makes a training run unlike another with the same inputs.
+        facts: What else is fixed, by kind: rows and schema of a dataset, metrics and epoch of
+            a checkpoint, signature of a model.
     """
 
     kind: Kind
@@ -66,59 +103,150 @@ class Record:
     lock: str | None = None
     nonce: str | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    _encoded: bytes = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Put the inputs in order and refuse what no record can say."""
+        """Put the inputs in order and refuse what no record may say."""
+        object.__setattr__(self, "kind", _kind(self.kind))
+        object.__setattr__(self, "inputs", _ordered(self.inputs))
+        encoded = digest.canonical(self._document())
+        object.__setattr__(self, "_encoded", encoded)
+        # What was passed in may change later, and may hold values that JSON writes otherwise.
+        parsed = digest.parse(encoded)
+        for name in ("params", "code", "facts"):
+            if not isinstance(parsed[name], dict):
+                raise InvalidFormatError(f"a record's {name} must be a mapping.")
+            object.__setattr__(self, name, parsed[name])
+        self._check()
+
+    def _document(self) -> dict[str, Any]:
+        """Return the JSON form of the record."""
+        return {
+            "format": FORMAT,
+            "kind": self.kind.value,
+            "project": self.project,
+            "name": self.name,
+            "content": self.content,
+            "inputs": [{"id": cited.id, "role": cited.role} for cited in self.inputs],
+            "run": self.run,
+            "step": self.step,
+            "attempt": self.attempt,
+            "params": self.params,
+            "code": self.code,
+            "lock": self.lock,
+            "nonce": self.nonce,
+            "facts": self.facts,
+        }
+
+    def _check(self) -> None:
+        """Refuse what no record of this kind may say."""
         naming.check_project(self.project)
-        naming.check_project(self.name)
-        if self.attempt < 1 or (self.step is not None and self.step < 0):
-            raise InvalidFormatError("a record's step is at least 0 and its attempt at least 1.")
-        if (self.kind is Kind.CHECKPOINT) != (self.step is not None):
-            raise InvalidFormatError("a checkpoint has a step, and nothing else has.")
-        object.__setattr__(self, "inputs", tuple(sorted(set(self.inputs))))
+        digest.check_sha256(self.content, "the content of a record")
+        if self.lock is not None:
+            digest.check_sha256(self.lock, "the lock of a record")
+        if type(self.attempt) is not int or not 1 <= self.attempt <= digest.MAX_INTEGER:
+            raise InvalidFormatError(f"a record's attempt must count from 1, not {self.attempt!r}.")
+        if self.nonce is not None and (
+            self.kind is not Kind.TRAINING_RUN
+            or not isinstance(self.nonce, str)
+            or not 0 < len(self.nonce) <= _MAX_NONCE
+        ):
+            raise InvalidFormatError(
+                "only a training run may have a nonce, a text of 1 to 128 characters."
+            )
+        if self.kind is Kind.CHECKPOINT:
+            digest.check_sha256(self.run, "the run of a checkpoint")
+            if type(self.step) is not int or not 0 <= self.step <= digest.MAX_INTEGER:
+                raise InvalidFormatError(f"a checkpoint's step must count from 0: {self.step!r}.")
+        elif self.run is not None or self.step is not None:
+            raise InvalidFormatError(f"a {self.kind} has no run and no step: cite it as an input.")
+        self._check_name()
+        metrics = self.facts.get("metrics", {})
+        if not isinstance(metrics, dict) or not all(map(_is_number, metrics.values())):
+            raise InvalidFormatError("a record's metrics must be numbers by name.")
+
+    def _check_name(self) -> None:
+        """Refuse a name that this kind may not have."""
+        match self.kind:
+            case Kind.DATASET:
+                naming.check_dataset(self.name)
+            case Kind.TRAINING_RUN | Kind.CHECKPOINT:
+                naming.check_run(self.name)
+            case Kind.MODEL:
+                if self.name != self.project:
+                    raise InvalidFormatError("a model's name must be its project's.")
+                if [cited.role for cited in self.inputs].count("checkpoint") != 1:
+                    raise InvalidFormatError("a model must have one input of role 'checkpoint'.")
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether the other is a record of the same bytes."""
+        return isinstance(other, Record) and self._encoded == other._encoded
+
+    def __hash__(self) -> int:
+        """Return a hash of the bytes."""
+        return hash(self._encoded)
 
     @property
     def id(self) -> str:
-        """The artifact id: the SHA-256 of the record's bytes."""
-        return digest.sha256(self.encode())
+        """Return the artifact id."""
+        return digest.sha256(self._encoded)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Return the metrics among the facts, non-finite ones as floats again."""
+        return {name: float(value) for name, value in self.facts.get("metrics", {}).items()}
 
     def encode(self) -> bytes:
-        """Return the bytes of the record."""
-        return digest.canonical(
-            {
-                "format": FORMAT,
-                "kind": self.kind,
-                "project": self.project,
-                "name": self.name,
-                "content": self.content,
-                "inputs": [{"role": item.role, "id": item.id} for item in self.inputs],
-                "run": self.run,
-                "step": self.step,
-                "attempt": self.attempt,
-                "params": self.params,
-                "code": self.code,
-                "lock": self.lock,
-                "nonce": self.nonce,
-                "facts": self.facts,
-            }
-        )
+        """Return the bytes behind the artifact id."""
+        return self._encoded
 
     @classmethod
-    def decode(cls, data: bytes) -> "Record":
-        """Return the record that the bytes hold.
+    def decode(cls, data: bytes) -> Self:
+        """Return the record that bytes hold, with these bytes behind its id.
 
         Raises:
-            InvalidFormatError: The bytes are no record of this format.
+            InvalidFormatError: If they are no record.
+            InvalidNameError: If the record holds a name that may not be.
         """
-        found = digest.parse(data)
-        if found.pop("format", None) != FORMAT:
-            raise InvalidFormatError("these bytes are not a record of a format known here.")
-        try:
-            kind = Kind(found.pop("kind"))
-            inputs = tuple(Input(item["role"], item["id"]) for item in found.pop("inputs"))
-            record = cls(kind=kind, inputs=inputs, **found)
-        except (KeyError, TypeError, ValueError) as error:
-            raise InvalidFormatError(f"a record is malformed: {error}.") from error
-        if record.encode() != data:
-            raise InvalidFormatError("a record is not in canonical form.")
+        document = digest.parse(data)
+        if document.pop("format", None) != FORMAT or document.keys() | {"format"} != _FIELDS:
+            raise InvalidFormatError(f"a record must be of format {FORMAT!r}.")
+        listed = document.pop("inputs")
+        if not isinstance(listed, list):
+            raise InvalidFormatError("a record must list its inputs.")
+        inputs = [_input(item) for item in listed]
+        if inputs != sorted(inputs):
+            raise InvalidFormatError("a record must list its inputs by role and id.")
+        record = cls(inputs=tuple(inputs), **document)
+        object.__setattr__(record, "_encoded", data)
         return record
+
+
+def _kind(value: object) -> Kind:
+    """Return the kind that a value names."""
+    try:
+        return Kind(value)
+    except ValueError:
+        raise InvalidFormatError(f"{value!r} is no kind of artifact.") from None
+
+
+def _ordered(inputs: Iterable[Input]) -> tuple[Input, ...]:
+    """Return inputs by role and id, each once."""
+    ordered = tuple(sorted(inputs))
+    if len(set(ordered)) != len(ordered):
+        raise InvalidFormatError("a record may cite an input once in each role.")
+    return ordered
+
+
+def _input(item: object) -> Input:
+    """Return the input that a record's item describes."""
+    if not isinstance(item, dict) or item.keys() != {"id", "role"}:
+        raise InvalidFormatError("an input of a record must have an id and a role.")
+    return Input(**item)
+
+
+def _is_number(value: object) -> bool:
+    """Return whether a value stands for a number."""
+    if isinstance(value, str):
+        return value in _NON_FINITE
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

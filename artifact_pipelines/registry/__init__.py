@@ -1,0 +1,1 @@
+"""The use cases: the only writer of the catalog and the store."""

@@ -1,0 +1,414 @@
+"""What the registry can be asked: artifacts by reference, their bytes, runs and lineage."""
+
+import contextlib
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from artifact_pipelines.catalog import packs, tables
+from artifact_pipelines.catalog.catalog import Transaction, batches
+from artifact_pipelines.domain import naming
+from artifact_pipelines.domain.manifest import FileEntry
+from artifact_pipelines.domain.publication import Publication
+from artifact_pipelines.domain.record import Kind, Record
+from artifact_pipelines.errors import (
+    AmbiguousReferenceError,
+    DigestMismatchError,
+    GoneError,
+    StoreError,
+    UnknownArtifactError,
+)
+from artifact_pipelines.registry.opened import Opened
+from artifact_pipelines.store.pack import Location
+
+READ_LEASE = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A registered artifact.
+
+    Attributes:
+        id: The digest of its record.
+        seq: The leaf that published it.
+        kind: The kind of artifact.
+        project: Its project.
+        name: The dataset's, run's or project's name.
+        step: The step of a checkpoint.
+        version: The number of a dataset or model.
+        content: The digest of its manifest.
+        record: What it is and what it was made from.
+        size: Its bytes.
+        published: When, as RFC 3339 text.
+        state: `live` or `forgotten`.
+        recalled: Whether it was withdrawn.
+        session: The session that wrote its publish object.
+    """
+
+    id: str
+    seq: int
+    kind: Kind
+    project: str
+    name: str
+    step: int | None
+    version: int | None
+    content: str
+    record: Record
+    size: int
+    published: str
+    state: str
+    recalled: bool
+    session: str
+
+    @property
+    def reference(self) -> str:
+        """The text that finds this artifact again."""
+        if self.kind is Kind.MODEL:
+            return f"{self.project}/v{self.version}"
+        if self.kind is Kind.TRAINING_RUN:
+            return f"{self.project}/{self.name}"
+        number = self.step if self.kind is Kind.CHECKPOINT else self.version
+        return f"{self.project}/{self.name}@{number}"
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The metrics that were recorded with it."""
+        found: Mapping[str, Any] = self.record.facts.get("metrics", {})
+        return {name: float(value) for name, value in found.items()}
+
+    @classmethod
+    def of(cls, row: sa.Row[Any]) -> "Artifact":
+        """Return the artifact in a row of the catalog."""
+        return cls(
+            id=row.id,
+            seq=row.seq,
+            kind=Kind(row.kind),
+            project=row.project,
+            name=row.name,
+            step=row.step,
+            version=row.version,
+            content=row.content,
+            record=Record.decode(bytes(row.record)),
+            size=row.size,
+            published=row.published,
+            state=row.state,
+            recalled=row.recalled,
+            session=row.object,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """A training run with what it has produced.
+
+    Attributes:
+        artifact: The run.
+        state: `running`, `finished` or `failed`.
+        reason: Why it failed.
+        checkpoints: Its checkpoints, by step.
+    """
+
+    artifact: Artifact
+    state: str
+    reason: str
+    checkpoints: tuple[Artifact, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LineageEdge:
+    """One step of an artifact's lineage.
+
+    Attributes:
+        child: What was made.
+        parent: What it was made from.
+        role: What the parent was used as.
+        kind: `observed`, `declared` or `rederivable`.
+        depth: How far from the artifact that was asked about.
+    """
+
+    child: Artifact
+    parent: Artifact
+    role: str
+    kind: str
+    depth: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """Whether an artifact's bytes are what its record says.
+
+    Attributes:
+        reference: The artifact.
+        files: How many files were read.
+        size: How many bytes were read.
+        damaged: What is wrong, one sentence each.
+    """
+
+    reference: str
+    files: int
+    size: int
+    damaged: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.damaged
+
+
+class Reading(Opened):
+    """The registry, as far as it is read."""
+
+    def projects(self) -> list[str]:
+        """Return the names of the projects that have anything."""
+        statement = sa.select(tables.artifact.c.project).distinct()
+        return self.catalog.read(lambda conn: sorted(conn.execute(statement).scalars()))
+
+    def datasets(self, project: str, name: str | None = None) -> list[Artifact]:
+        """Return the dataset versions of a project, oldest first."""
+        return self._select(project, Kind.DATASET, name)
+
+    def checkpoints(self, project: str, run: str | None = None) -> list[Artifact]:
+        """Return the checkpoints of a project or of one run, by run and step."""
+        return self._select(project, Kind.CHECKPOINT, run)
+
+    def models(self, project: str) -> list[Artifact]:
+        """Return the models of a project, by number."""
+        return self._select(project, Kind.MODEL, None)
+
+    def runs(self, project: str) -> list[RunView]:
+        """Return the training runs of a project, oldest first."""
+        return [self.run(project, run.name) for run in self._select(project, Kind.TRAINING_RUN, None)]
+
+    def run(self, project: str, name: str) -> RunView:
+        """Return a training run.
+
+        Raises:
+            UnknownArtifactError: There is none of that name.
+        """
+        found = self._select(project, Kind.TRAINING_RUN, name)
+        if not found:
+            raise UnknownArtifactError(f"the project {project!r} has no run {name!r}.")
+        artifact = found[-1]
+        table = tables.run
+        statement = sa.select(table.c.state, table.c.reason).where(table.c.id == artifact.id)
+        state, reason = self.catalog.read(lambda conn: conn.execute(statement).one())
+        return RunView(artifact, state, reason, tuple(self.checkpoints(project, name)))
+
+    def get(self, artifact: str) -> Artifact:
+        """Return the artifact of an id.
+
+        Raises:
+            UnknownArtifactError: There is none.
+        """
+        found = self.catalog.read(_by_ids, [artifact])
+        if not found:
+            raise UnknownArtifactError(f"there is no artifact {artifact[:16]}.")
+        return found[0]
+
+    def find(self, reference: str) -> Artifact:
+        """Return what a reference names.
+
+        Raises:
+            InvalidNameError: The text is no reference.
+            UnknownArtifactError: It names nothing.
+            AmbiguousReferenceError: It names several artifacts.
+        """
+        parsed = naming.parse(reference)
+        table = tables.artifact
+        statement = sa.select(table)
+        match parsed:
+            case naming.StageRef(project, stage):
+                pointer = tables.stage
+                statement = statement.join(pointer, pointer.c.artifact == table.c.id).where(
+                    pointer.c.project == project, pointer.c.stage == stage
+                )
+            case naming.ModelRef(project, version):
+                statement = statement.where(
+                    table.c.project == project,
+                    table.c.kind == Kind.MODEL.value,
+                    table.c.version == version,
+                )
+            case naming.NameRef(project, name):
+                statement = statement.where(
+                    table.c.project == project,
+                    table.c.kind == Kind.TRAINING_RUN.value,
+                    table.c.name == name,
+                )
+            case naming.NumberedRef(project, name, number):
+                statement = statement.where(
+                    table.c.project == project,
+                    table.c.name == name,
+                    table.c.kind.in_([Kind.CHECKPOINT.value, Kind.DATASET.value]),
+                )
+                place = sa.func.coalesce(table.c.step, table.c.version)
+                if number == "latest":
+                    statement = statement.order_by(place.desc(), table.c.attempt.desc()).limit(1)
+                else:
+                    statement = statement.where(place == number)
+                    statement = statement.order_by(table.c.attempt.desc()).limit(1)
+            case naming.DigestRef(prefix):
+                end = prefix + "g"  # one beyond the last hexadecimal digit
+                statement = statement.where(
+                    sa.or_(
+                        table.c.id.between(prefix, end),
+                        table.c.content.between(prefix, end),
+                    )
+                ).limit(2)
+        rows = self.catalog.read(lambda conn: list(conn.execute(statement)))
+        if not rows:
+            raise UnknownArtifactError(f"there is no artifact {reference!r}.")
+        if len(rows) > 1:
+            raise AmbiguousReferenceError(
+                f"{reference!r} names {rows[0].id[:16]} and others; write more digits."
+            )
+        return Artifact.of(rows[0])
+
+    def files(self, reference: str) -> list[FileEntry]:
+        """Return the files of an artifact, whether or not their bytes are still kept."""
+        artifact = self.find(reference)
+        table = tables.artifact_file
+        statement = sa.select(table).where(table.c.artifact == artifact.id).order_by(table.c.path)
+        rows = self.catalog.read(lambda conn: list(conn.execute(statement)))
+        return [FileEntry(row.path, row.size, row.sha256, row.media_type) for row in rows]
+
+    def fetch(self, reference: str, to: Path, paths: Sequence[str] | None = None) -> Path:
+        """Write an artifact's files to a folder, verified, all or nothing.
+
+        Raises:
+            GoneError: Its bytes were removed on purpose.
+        """
+        artifact = self.find(reference)
+        with self._reading(artifact) as publication:
+            entries = _chosen(artifact, publication, paths)
+            wanted = [(entry, publication.chunks[entry.sha256]) for entry in entries]
+            return self.store.fetch(wanted, self.locate, to)
+
+    def read(self, reference: str, path: str) -> bytes:
+        """Return the bytes of one file of an artifact, verified."""
+        artifact = self.find(reference)
+        with self._reading(artifact) as publication:
+            (entry,) = _chosen(artifact, publication, [path])
+            chunks = publication.chunks[entry.sha256]
+            return b"".join(self.store.read_file(chunks, self.locate, entry.sha256))
+
+    def verify(self, reference: str) -> Verification:
+        """Read every byte of an artifact again and say what is wrong."""
+        artifact = self.find(reference)
+        damaged, size = [], 0
+        with self._reading(artifact) as publication:
+            if publication.record.content != artifact.content:
+                damaged.append("the record in the store cites another manifest.")
+            for entry in publication.manifest.files:
+                chunks = publication.chunks[entry.sha256]
+                try:
+                    for data in self.store.read_file(chunks, self.locate, entry.sha256):
+                        size += len(data)
+                except (DigestMismatchError, StoreError) as error:
+                    damaged.append(f"{artifact.reference}, file {entry.path!r}: {error}")
+            files = len(publication.manifest.files)
+        return Verification(artifact.reference, files, size, tuple(damaged))
+
+    def lineage(self, reference: str, *, down: bool = False) -> list[LineageEdge]:
+        """Return what an artifact was made from, or with `down` what was made from it.
+
+        The lineage of a forgotten artifact still answers.
+        """
+        start = self.find(reference)
+        near, far = ("parent", "child") if down else ("child", "parent")
+        edges: list[tuple[sa.Row[Any], int]] = []
+        seen, frontier, depth = {start.id}, [start.id], 0
+        while frontier:
+            depth += 1
+            rows = self.catalog.read(_edges, near, frontier)
+            edges += [(row, depth) for row in rows]
+            frontier = sorted({getattr(row, far) for row in rows} - seen)
+            seen.update(frontier)
+        known = {found.id: found for found in self.catalog.read(_by_ids, sorted(seen))}
+        return [
+            LineageEdge(known[row.child], known[row.parent], row.role, row.kind, depth)
+            for row, depth in edges
+        ]
+
+    def locate(self, keys: Sequence[str]) -> Mapping[str, Location]:
+        """Return where chunks are."""
+        rows = self.catalog.read(packs.locate, keys)
+        return {
+            key: Location(
+                row.pack, row.offset, row.stored, row.length, row.codec, row.base, row.key_id
+            )
+            for key, row in rows.items()
+        }
+
+    @contextlib.contextmanager
+    def _reading(self, artifact: Artifact) -> Iterator[Publication]:
+        """Keep an artifact from being forgotten while it is read."""
+        lease = secrets.token_hex(16)
+        self.catalog.write(_begin_reading, lease, artifact)
+        try:
+            yield self.publication_of(artifact.id, artifact.session)
+        finally:
+            reader = tables.reader
+            self.catalog.write(
+                lambda tx: tx.conn.execute(sa.delete(reader).where(reader.c.id == lease))
+            )
+
+    def _select(self, project: str, kind: Kind, name: str | None) -> list[Artifact]:
+        table = tables.artifact
+        statement = sa.select(table).where(
+            table.c.project == project, table.c.kind == kind.value
+        )
+        if name is not None:
+            statement = statement.where(table.c.name == name)
+        order = (table.c.name, table.c.step) if kind is Kind.CHECKPOINT else (table.c.seq,)
+        rows = self.catalog.read(lambda conn: list(conn.execute(statement.order_by(*order))))
+        return [Artifact.of(row) for row in rows]
+
+
+def _chosen(
+    artifact: Artifact, publication: Publication, paths: Sequence[str] | None
+) -> list[FileEntry]:
+    there = {entry.path: entry for entry in publication.manifest.files}
+    for path in paths or ():
+        if path not in there:
+            raise UnknownArtifactError(
+                f"{artifact.reference} has no file {path!r}; it has {', '.join(sorted(there))}."
+            )
+    return [there[path] for path in paths or there]
+
+
+def _begin_reading(tx: Transaction, lease: str, artifact: Artifact) -> None:
+    rows = tx.lock_rows(tables.artifact, "id", [artifact.id])
+    if rows[0].state == "forgotten":
+        tomb = tables.tombstone
+        found = tx.conn.execute(sa.select(tomb).where(tomb.c.artifact == artifact.id)).one()
+        raise GoneError(
+            f"{artifact.reference} was forgotten by the rule {found.rule!r}: {found.reason}. "
+            "Its record and lineage remain; its bytes cannot be read."
+        )
+    tx.conn.execute(
+        sa.insert(tables.reader).values(
+            id=lease, artifact=artifact.id, lease_until=tx.now() + READ_LEASE
+        )
+    )
+
+
+def _by_ids(conn: Connection, ids: Sequence[str]) -> list[Artifact]:
+    table = tables.artifact
+    found = []
+    for part in batches(list(ids)):
+        found += [Artifact.of(row) for row in conn.execute(sa.select(table).where(table.c.id.in_(part)))]
+    return found
+
+
+def _edges(conn: Connection, near: str, ids: Sequence[str]) -> list[sa.Row[Any]]:
+    table = tables.edge
+    found: list[sa.Row[Any]] = []
+    for part in batches(list(ids)):
+        statement = sa.select(table).where(table.c[near].in_(part))
+        found += conn.execute(statement.order_by(table.c.child, table.c.role, table.c.parent))
+    return found
