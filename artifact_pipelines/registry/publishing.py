@@ -35,6 +35,9 @@ LEASE = 900.0
 
 Files = Mapping[str, Path | bytes]
 
+_NO_FILES = Manifest(()).digest
+"""What a draft's record cites until its files have been read."""
+
 _VERSIONED = {Kind.DATASET, Kind.MODEL}
 _TRAINING_ONLY = ("optimizer.", "state.json")
 
@@ -74,7 +77,7 @@ class Publishing(Reading):
         naming.check_dataset(name)
         self._check_free(project, name, Kind.TRAINING_RUN)
         record = Record(
-            Kind.DATASET, project, name, content="", inputs=tuple(inputs), facts=facts or {}
+            Kind.DATASET, project, name, content=_NO_FILES, inputs=tuple(inputs), facts=facts or {}
         )
         return steps.run(self.publish(Draft(record, files, annex=annex)))
 
@@ -104,7 +107,7 @@ class Publishing(Reading):
             Kind.TRAINING_RUN,
             project,
             name,
-            content="",
+            content=_NO_FILES,
             inputs=tuple(inputs),
             params=params or {},
             code=code or {},
@@ -140,7 +143,7 @@ class Publishing(Reading):
             Kind.CHECKPOINT,
             run.project,
             run.name,
-            content="",
+            content=_NO_FILES,
             inputs=tuple(inputs),
             run=run.id,
             step=step,
@@ -164,9 +167,8 @@ class Publishing(Reading):
             Kind.MODEL,
             checkpoint.project,
             checkpoint.project,
-            content="",
+            content=_NO_FILES,
             inputs=(Input("checkpoint", checkpoint.id), *evaluation),
-            run=checkpoint.record.run,
             facts={"step": checkpoint.step, "metrics": checkpoint.metrics},
         )
         return steps.run(self.publish(Draft(record, {}, reused)))

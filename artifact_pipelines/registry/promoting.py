@@ -1,0 +1,613 @@
+"""Policies, keys, requests, approvals, pointer moves and what a stage serves."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from artifact_pipelines.catalog import ledger, tables
+from artifact_pipelines.catalog.catalog import Transaction
+from artifact_pipelines.domain import digest, naming
+from artifact_pipelines.domain.policy import PRODUCTION, Approvals, Policy
+from artifact_pipelines.domain.record import Kind
+from artifact_pipelines.domain.signing import PublicKey, SignedStatement, SigningKey
+from artifact_pipelines.domain.stage import (
+    ApprovalFact,
+    Decision,
+    PromotionCase,
+    VerdictFact,
+    decide_promotion,
+    decide_rollback,
+)
+from artifact_pipelines.domain.verdict import Verdict
+from artifact_pipelines.errors import (
+    KeyMissingError,
+    LedgerError,
+    PolicyError,
+    PromotionRefusedError,
+    UnknownArtifactError,
+)
+from artifact_pipelines.registry import steps
+from artifact_pipelines.registry.keys import OWNER, SERVICE
+from artifact_pipelines.registry.reading import Artifact
+from artifact_pipelines.registry.signing_off import Proof, SigningOff
+from artifact_pipelines.registry.steps import Steps
+
+ROLES = ("approver", "gate", "operator", "owner")
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """A pointer that moved, or was in place already.
+
+    Attributes:
+        stage: The stage, as `project@stage`.
+        model: What it points at.
+        previous: What it pointed at before, or nothing.
+        seq: The leaf that moved it.
+        seconds: How long it took, verification and signature included.
+        changed: Whether it moved now.
+    """
+
+    stage: str
+    model: Artifact
+    previous: Artifact | None
+    seq: int
+    seconds: float
+    changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a stage serves, with its proof.
+
+    Attributes:
+        model: The model.
+        seq: The pointer leaf; it changes when the pointer moves.
+        proof: That the pointer leaf is in the signed log.
+        pending: Whether a later move waits for a signed head.
+    """
+
+    model: Artifact
+    seq: int
+    proof: Proof
+    pending: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A wish to promote a model.
+
+    Attributes:
+        seq: Its leaf.
+        stage: The stage.
+        model: The model.
+        reason: Why.
+        state: `open` or `done`.
+        approved_by: The names of the keys that approved it.
+    """
+
+    seq: int
+    stage: str
+    model: Artifact
+    reason: str
+    state: str
+    approved_by: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One move of a pointer.
+
+    Attributes:
+        seq: Its leaf.
+        time: When.
+        action: `promote` or `rollback`.
+        model: What the stage pointed at from then on.
+        actor: Who moved it.
+        policy: The digest of the policy in force.
+    """
+
+    seq: int
+    time: str
+    action: str
+    model: Artifact
+    actor: str
+    policy: str
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredKey:
+    """A public key that the log knows."""
+
+    name: str
+    id: str
+    roles: tuple[str, ...]
+    public: str
+
+
+class Promoting(SigningOff):
+    """The registry, as far as models move through stages."""
+
+    # Policies and keys
+
+    def set_policy(self, project: str, policy: Policy) -> str:
+        """Put a policy in force, signed by the owner, and return its digest."""
+        naming.check_project(project)
+        if self._policy_digest(project) == policy.digest:
+            return policy.digest
+        self.store.put_object(policy.encode())
+        statement = self.keys.load(OWNER).sign_statement(
+            {"type": "policy", "origin": self.origin, "project": project, "policy": policy.digest}
+        )
+        self.append("policy_set", project, statement.as_body())
+        return policy.digest
+
+    def policy(self, project: str) -> Policy:
+        """Return the policy in force.
+
+        Raises:
+            PolicyError: The project has none.
+        """
+        found = self._policy_digest(project)
+        if found is None:
+            raise PolicyError(
+                f"the project {project!r} has no policy; materialize one of its assets first."
+            )
+        return Policy.of(digest.parse(self.store.get_object(found)))
+
+    def create_key(self, name: str, roles: Sequence[str] = ("approver",)) -> RegisteredKey:
+        """Make a key in the key folder and register it, signed by the owner."""
+        key = self.keys.create(name)
+        return self.register_key(name, key.public, roles)
+
+    def register_key(self, name: str, public: PublicKey, roles: Sequence[str]) -> RegisteredKey:
+        """Register a public key under a name with its roles; again is once."""
+        naming.check_project(name)
+        unknown = sorted(set(roles) - set(ROLES))
+        if unknown or not roles:
+            raise PolicyError(f"the role {', '.join(unknown) or '(none)'} is not one of {ROLES}.")
+        for known in self.key_list():
+            if name == known.name or public.hex == known.public:
+                if (name, public.hex, sorted(roles)) == (known.name, known.public, list(known.roles)):
+                    return known
+                raise PolicyError(f"the key {known.name!r} is registered already, with other parts.")
+        statement = self.keys.load(OWNER).sign_statement(
+            {
+                "type": "key",
+                "origin": self.origin,
+                "name": name,
+                "public": public.hex,
+                "roles": sorted(roles),
+            }
+        )
+        self.append("key_register", name, statement.as_body())
+        return RegisteredKey(name, public.key_id, tuple(sorted(roles)), public.hex)
+
+    def key_list(self) -> list[RegisteredKey]:
+        """Return the registered keys by name."""
+        table = tables.signing_key
+        rows = self.catalog.read(
+            lambda conn: list(conn.execute(sa.select(table).order_by(table.c.name)))
+        )
+        return [RegisteredKey(row.name, row.id, tuple(row.roles.split(",")), row.public) for row in rows]
+
+    # Requests and approvals
+
+    def request(self, reference: str, stage: str, reason: str = "") -> Request:
+        """Ask for a model to be promoted; the same wish twice is one."""
+        model = self._model(reference)
+        policy = self.policy(model.project)
+        if stage not in policy.promotion:
+            raise PromotionRefusedError(
+                f"{model.reference} cannot be requested for {stage!r}",
+                [f"the policy has the stages {', '.join(sorted(policy.promotion))}"],
+            )
+        for there in self.requests(model.project, stage):
+            if there.state == "open" and there.model.id == model.id:
+                return there
+        leaf = self.append(
+            "request",
+            f"{model.project}/{stage}",
+            {
+                "project": model.project,
+                "stage": stage,
+                "artifact": model.id,
+                "policy": policy.digest,
+                "pointer": self._pointer(model.project, stage)[1],
+                "author": self.actor,
+                "reason": reason,
+            },
+        )
+        return Request(leaf.seq, stage, model, reason, "open", ())
+
+    def requests(self, project: str, stage: str) -> list[Request]:
+        """Return the requests for a stage, oldest first."""
+        table = tables.request
+        statement = sa.select(table).where(table.c.project == project, table.c.stage == stage)
+        rows = self.catalog.read(lambda conn: list(conn.execute(statement.order_by(table.c.seq))))
+        names = {key.id: key.name for key in self.key_list()}
+        return [
+            Request(
+                row.seq,
+                stage,
+                self.get(row.artifact),
+                row.reason,
+                row.state,
+                tuple(
+                    names[fact.key]
+                    for fact in self._approvals(row.artifact)
+                    if fact.stage == stage and not fact.used
+                ),
+            )
+            for row in rows
+        ]
+
+    def approve(self, reference: str, stage: str, key: str) -> None:
+        """Approve a requested promotion with the key of a name.
+
+        Raises:
+            PromotionRefusedError: Nobody has asked for this promotion.
+        """
+        model = self._model(reference)
+        wishes = [wish for wish in self.requests(model.project, stage) if wish.state == "open"]
+        if model.id not in {wish.model.id for wish in wishes}:
+            raise PromotionRefusedError(
+                f"{model.reference} cannot be approved for {stage!r}",
+                [
+                    "there is no open request for it; make one with: "
+                    f"artifact-pipelines model request {model.reference} --stage {stage}"
+                ],
+            )
+        signer = self._registered(key, "approver")
+        statement = signer.sign_statement(
+            {
+                "type": "approval",
+                "origin": self.origin,
+                "project": model.project,
+                "stage": stage,
+                "artifact": model.id,
+                "policy": self.policy(model.project).digest,
+                "pointer": self._pointer(model.project, stage)[1],
+                "approver": key,
+            }
+        )
+        self.append("approval", f"{model.project}/{stage}", statement.as_body())
+
+    # Pointer moves
+
+    def promote(self, reference: str, stage: str) -> Promotion:
+        """Point a stage at a model that has every proof.
+
+        Raises:
+            PromotionRefusedError: A rule stands against it; every reason is given.
+        """
+        return steps.run(self.promotion(self._model(reference), stage))
+
+    def promotion(self, model: Artifact, stage: str) -> Steps[Promotion]:
+        """Promote a model, step by step."""
+        began = time.monotonic()
+        current, pointer = self._pointer(model.project, stage)
+        if current == model.id:
+            return Promotion(
+                f"{model.project}@{stage}", model, None, pointer, time.monotonic() - began, changed=False
+            )
+        what = f"{model.reference} may not be promoted to {stage}"
+        policy = self.policy(model.project)
+        decision = self._decide(model, stage, policy, pointer)
+        reasons = [*decision.reasons, *self._byte_reasons(model)]
+        if reasons:
+            raise PromotionRefusedError(what, reasons)
+        yield "decided"
+        payload = {
+            "policy": policy.digest,
+            "verdicts": list(decision.verdicts),
+            "approvals": list(decision.approvals),
+        }
+        return (yield from self._move("promote", model, stage, pointer, current, payload, began))
+
+    def rollback(
+        self, project: str, stage: str, to: str | None = None, reason: str = ""
+    ) -> Promotion:
+        """Point a stage back at a model that it pointed at before.
+
+        Raises:
+            PromotionRefusedError: There is no such model, or it was recalled or is damaged.
+        """
+        began = time.monotonic()
+        current, pointer = self._pointer(project, stage)
+        what = f"{project}@{stage} may not be rolled back"
+        history = self.history(project, stage)
+        if to is None:
+            before = [move.model for move in history if move.model.id != current]
+            if not before:
+                raise PromotionRefusedError(what, ["it never pointed at another model"])
+            model = before[-1]
+        else:
+            model = self._model(to)
+        proofs = [move for move in history if move.model.id == model.id and move.action == "promote"]
+        decision = decide_rollback(
+            proven=bool(proofs), recalled=model.recalled, current=model.id == current
+        )
+        reasons = [*decision.reasons, *self._byte_reasons(model)]
+        if reasons:
+            raise PromotionRefusedError(what, reasons)
+        payload = {
+            "policy": proofs[-1].policy,
+            "verdicts": [],
+            "approvals": [],
+            "original": proofs[-1].seq,
+            "reason": reason,
+        }
+        return steps.run(self._move("rollback", model, stage, pointer, current, payload, began))
+
+    def history(self, project: str, stage: str, at: str | None = None) -> list[Move]:
+        """Return the moves of a pointer, oldest first, up to a time where one is given."""
+        table, leaf, actor = tables.stage_history, tables.leaf, tables.actor
+        statement = (
+            sa.select(table, leaf.c.time, leaf.c.actor, actor.c.name)
+            .join(leaf, leaf.c.seq == table.c.seq)
+            .outerjoin(actor, actor.c.id == leaf.c.actor)
+            .where(table.c.project == project, table.c.stage == stage)
+            .order_by(table.c.seq)
+        )
+        if at is not None:
+            statement = statement.where(leaf.c.time <= at)
+        rows = self.catalog.read(lambda conn: list(conn.execute(statement)))
+        return [
+            Move(row.seq, row.time, row.action, self.get(row.artifact), row.name or row.actor, row.policy)
+            for row in rows
+        ]
+
+    def stages(self, project: str) -> dict[str, Artifact]:
+        """Return what the stages of a project point at in the catalog."""
+        table = tables.stage
+        statement = sa.select(table).where(table.c.project == project)
+        rows = self.catalog.read(lambda conn: list(conn.execute(statement)))
+        return {row.stage: self.get(row.artifact) for row in rows}
+
+    def resolve(self, reference: str) -> Resolved:
+        """Return what a stage serves, from the signed log alone.
+
+        A move that no signed head covers yet is pending, and the former model is served.
+
+        Raises:
+            UnknownArtifactError: The stage serves nothing.
+            LedgerError: The log does not prove what the catalog says.
+        """
+        parsed = naming.parse(reference)
+        if not isinstance(parsed, naming.StageRef):
+            raise UnknownArtifactError(f"{reference!r} names no stage; write digits@production.")
+        newest = self.newest_head()
+        pointers = {} if newest is None else digest.parse(newest[2].encode())
+        seq = pointers.get(f"{parsed.project}/{parsed.stage}")
+        if seq is None:
+            raise UnknownArtifactError(f"{reference} serves nothing yet.")
+        proof = self.prove(seq)
+        _, body, signed = proof.verify(self.log_key())
+        said = SignedStatement.from_body(body).payload
+        if signed.get(f"{said['project']}/{said['stage']}") != seq:
+            raise LedgerError(f"the signed log does not prove what {reference} points at.")
+        model = self.get(said["artifact"])
+        if model.recalled:
+            raise LedgerError(f"{reference} points at {model.reference}, which was recalled.")
+        return Resolved(model, seq, proof, self._pointer(parsed.project, parsed.stage)[1] != seq)
+
+    def verdicts(self, model: Artifact) -> list[Verdict]:
+        """Return the newest verdict of each gate for a model, by gate."""
+        table = tables.verdict
+        statement = sa.select(table).where(table.c.artifact == model.id).order_by(table.c.seq)
+        rows = self.catalog.read(lambda conn: list(conn.execute(statement)))
+        newest = {row.gate: digest.parse(row.statement.encode()) for row in rows}
+        return [Verdict.from_payload(newest[gate]) for gate in sorted(newest)]
+
+    def baseline(self, project: str) -> str | None:
+        """Return the id of the model that the production pointer names."""
+        return self._pointer(project, PRODUCTION)[0]
+
+    def why_not(self, reference: str, stage: str) -> tuple[str, ...]:
+        """Return what stands against a promotion now."""
+        model = self._model(reference)
+        pointer = self._pointer(model.project, stage)[1]
+        return self._decide(model, stage, self.policy(model.project), pointer).reasons
+
+    def needs_approval(self, project: str, stage: str) -> bool:
+        """Return whether a stage's promotions need people."""
+        return isinstance(self.policy(project).promotion.get(stage), Approvals)
+
+    def _move(
+        self,
+        action: str,
+        model: Artifact,
+        stage: str,
+        pointer: int,
+        current: str | None,
+        payload: Mapping[str, Any],
+        began: float,
+    ) -> Steps[Promotion]:
+        """Write a pointer, export its leaf and have the log signed."""
+        statement = self.keys.load(SERVICE).sign_statement(
+            {
+                "type": "pointer",
+                "origin": self.origin,
+                "project": model.project,
+                "stage": stage,
+                "artifact": model.id,
+                "previous": current,
+                "pointer": pointer,
+                **payload,
+            }
+        )
+        seq = self.catalog.write(
+            _write_pointer, action, model, stage, pointer, statement, self.actor
+        )
+        yield "committed"
+        self.export_leaves()
+        yield "exported"
+        self.sign_head()
+        yield "signed"
+        return Promotion(
+            f"{model.project}@{stage}",
+            model,
+            None if current is None else self.get(current),
+            seq,
+            time.monotonic() - began,
+            changed=True,
+        )
+
+    def _decide(self, model: Artifact, stage: str, policy: Policy, pointer: int) -> Decision:
+        table = tables.verdict
+        statement = sa.select(table).where(table.c.artifact == model.id)
+        rows = self.catalog.read(lambda conn: list(conn.execute(statement)))
+        verdicts = []
+        for row in rows:
+            said = self._said(row, "gate")
+            if said is not None:
+                verdicts.append(
+                    VerdictFact(
+                        row.seq,
+                        said["artifact"],
+                        said["gate"],
+                        said["passed"],
+                        said["policy"],
+                        said["baseline"],
+                    )
+                )
+        return decide_promotion(
+            PromotionCase(
+                artifact=model.id,
+                stage=stage,
+                policy=policy,
+                pointer=pointer,
+                baseline=self.baseline(model.project),
+                verdicts=verdicts,
+                approvals=self._approvals(model.id),
+                recalled=model.recalled,
+            )
+        )
+
+    def _approvals(self, artifact: str) -> list[ApprovalFact]:
+        table = tables.approval
+        statement = sa.select(table).where(table.c.artifact == artifact).order_by(table.c.seq)
+        rows = self.catalog.read(lambda conn: list(conn.execute(statement)))
+        facts = []
+        for row in rows:
+            said = self._said(row, "approver")
+            if said is not None:
+                facts.append(
+                    ApprovalFact(
+                        row.seq,
+                        said["artifact"],
+                        said["stage"],
+                        said["policy"],
+                        said["pointer"],
+                        row.key,
+                        used=row.used is not None,
+                    )
+                )
+        return facts
+
+    def _said(self, row: sa.Row[Any], role: str) -> dict[str, Any] | None:
+        """Return what a row's statement says, or None where its signature does not count."""
+        signed = SignedStatement(row.statement, row.key, row.signature)
+        for key in self.key_list():
+            if key.id == signed.key and role in key.roles:
+                try:
+                    signed.verify(PublicKey.from_hex(key.public))
+                except LedgerError:
+                    return None
+                return signed.payload
+        return None
+
+    def _byte_reasons(self, model: Artifact) -> list[str]:
+        if model.state == "forgotten":
+            return ["its bytes were forgotten"]
+        return list(self.verify(model.id).damaged)
+
+    def _model(self, reference: str) -> Artifact:
+        found = self.find(reference)
+        if found.kind is not Kind.MODEL:
+            raise UnknownArtifactError(
+                f"{reference} is a {found.kind.value.replace('_', ' ')}, not a model; "
+                f"write a model such as {found.project}/v1."
+            )
+        return found
+
+    def _registered(self, name: str, role: str) -> SigningKey:
+        for key in self.key_list():
+            if key.name == name and role in key.roles:
+                signer = self.keys.load(name)
+                if signer.key_id != key.id:
+                    raise KeyMissingError(f"the key file {name!r} is not the registered key.")
+                return signer
+        raise KeyMissingError(
+            f"no key {name!r} is registered as {role}; make one with: "
+            f"artifact-pipelines key create {name}"
+        )
+
+    def _policy_digest(self, project: str) -> str | None:
+        table = tables.policy
+        statement = sa.select(table.c.digest).where(table.c.project == project)
+        return self.catalog.read(lambda conn: conn.execute(statement).scalar())
+
+    def _pointer(self, project: str, stage: str) -> tuple[str | None, int]:
+        table = tables.stage
+        statement = sa.select(table.c.artifact, table.c.seq).where(
+            table.c.project == project, table.c.stage == stage
+        )
+        row = self.catalog.read(lambda conn: conn.execute(statement).first())
+        return (None, 0) if row is None else (row.artifact, row.seq)
+
+
+def _write_pointer(
+    tx: Transaction,
+    action: str,
+    model: Artifact,
+    stage: str,
+    pointer: int,
+    statement: SignedStatement,
+    actor: str,
+) -> int:
+    """Move a pointer unless anything that the decision rests on has moved meanwhile."""
+    (locked,) = tx.lock_rows(tables.artifact, "id", [model.id])
+    ledger.lock(tx)
+    table = tables.stage
+    found = tx.conn.execute(
+        sa.select(table.c.seq).where(table.c.project == model.project, table.c.stage == stage)
+    ).scalar()
+    policy = tx.conn.execute(
+        sa.select(tables.policy.c.digest).where(tables.policy.c.project == model.project)
+    ).scalar()
+    said = statement.payload
+    baseline = tx.conn.execute(
+        sa.select(table.c.artifact).where(
+            table.c.project == model.project, table.c.stage == PRODUCTION
+        )
+    ).scalar()
+    reasons = []
+    if (found or 0) != pointer:
+        reasons.append("somebody else moved the pointer meanwhile; look again and retry")
+    if action == "promote":
+        if policy != said["policy"]:
+            reasons.append("the policy changed meanwhile; evaluate again")
+        judged = tx.conn.execute(
+            sa.select(tables.verdict.c.baseline).where(
+                tables.verdict.c.seq.in_(said["verdicts"])
+            )
+        ).scalars()
+        if any(found_baseline != baseline for found_baseline in judged):
+            reasons.append("another model went to production meanwhile; evaluate again")
+    if locked.recalled or locked.state != "live":
+        reasons.append("the model was recalled or forgotten meanwhile")
+    if reasons:
+        raise PromotionRefusedError(f"{model.reference} was not moved to {stage}", reasons)
+    leaf = ledger.append(
+        tx,
+        action=action,
+        subject=f"{model.project}/{stage}",
+        body=statement.as_body(),
+        actor=actor,
+    )
+    return leaf.seq

@@ -1,0 +1,170 @@
+"""Signed tree heads: the log's signer, and the proofs that rest on its heads."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from artifact_pipelines.catalog import ledger, tables
+from artifact_pipelines.catalog.catalog import Transaction
+from artifact_pipelines.domain import digest, governance, merkle
+from artifact_pipelines.domain.leaf import Leaf
+from artifact_pipelines.domain.signing import PublicKey, TreeHead, open_head, sign_head
+from artifact_pipelines.errors import LedgerError
+from artifact_pipelines.registry.keys import LOG
+from artifact_pipelines.registry.reading import Reading
+
+_BATCH = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """That a leaf is in a log whose head was signed.
+
+    Attributes:
+        envelope: The leaf's exact bytes.
+        body: Its body's exact bytes.
+        path: The inclusion proof.
+        note: The signed tree head.
+        pointers: The pointers that the head commits to, canonical JSON.
+    """
+
+    envelope: bytes
+    body: bytes
+    path: tuple[bytes, ...]
+    note: str
+    pointers: str
+
+    def verify(self, key: PublicKey) -> tuple[Leaf, dict[str, Any], Mapping[str, int]]:
+        """Return the leaf, its body and the signed pointers.
+
+        Raises:
+            LedgerError: Any part is not what the signature covers.
+        """
+        head = open_head(self.note, LOG, key)
+        leaf = Leaf.decode(self.envelope)
+        if not merkle.verify_inclusion(
+            merkle.leaf_hash(self.envelope), leaf.seq, head.size, self.path, head.root
+        ):
+            raise LedgerError(f"leaf {leaf.seq} is not in the log of {head.size} leaves.")
+        if digest.sha256(self.body) != leaf.body:
+            raise LedgerError(f"the body of leaf {leaf.seq} is not the one it cites.")
+        if digest.sha256(self.pointers.encode()) != head.pointers:
+            raise LedgerError("the pointers are not the ones that the tree head commits to.")
+        return leaf, digest.parse(self.body), digest.parse(self.pointers.encode())
+
+
+class SigningOff(Reading):
+    """The registry, as far as its log is signed."""
+
+    def sign_head(self) -> TreeHead:
+        """Return a signed head over every leaf, after replaying the new ones through the rules.
+
+        Raises:
+            GovernanceError: A new leaf breaks a rule; nothing is signed.
+            LedgerError: The log is not the one that was signed before.
+            KeyMissingError: The log's key is not here.
+        """
+        key = self.keys.load(LOG)
+        memory = self.keys.recall() or {"size": 0, "peaks": [], "state": governance.begin()}
+        state = memory["state"]
+        peaks = [bytes.fromhex(peak) for peak in memory["peaks"]]
+        target = self.catalog.read(ledger.head).size
+        if target < memory["size"]:
+            raise LedgerError(
+                f"the log has {target} leaves, but its signer has signed {memory['size']}: leaves were "
+                "cut off, or an older catalog was restored."
+            )
+        for start in range(memory["size"], target, _BATCH):
+            for row in self.catalog.read(ledger.leaves, start, min(start + _BATCH, target)):
+                leaf = _checked(row)
+                _grow(peaks, leaf.seq, merkle.leaf_hash(bytes(row.envelope)))
+                if row.body is not None:
+                    body = digest.parse(bytes(row.body))
+                    governance.replay(state, leaf, body, self.store.get_object)
+        if state["log_key"] != key.public.hex:
+            raise LedgerError("the key folder holds another log key than the log was begun with.")
+        root = _bag(peaks)
+        if root != self.catalog.read(ledger.root, target):
+            raise LedgerError("leaves that were signed before have been changed in the catalog.")
+        pointers = digest.canonical(governance.pointers(state)).decode()
+        head = TreeHead(state["origin"], target, root, digest.sha256(pointers.encode()))
+        note = sign_head(head, LOG, key)
+        stored = digest.canonical({"note": note, "pointers": pointers})
+        # The signer's memory first: a head that it forgot could be contradicted by the next.
+        self.keys.remember(
+            {"size": target, "peaks": [peak.hex() for peak in peaks], "state": state}
+        )
+        self.store.backend.put(f"heads/{target:016d}", stored, if_absent=True)
+        self.catalog.write(_keep_head, target, note, pointers)
+        return head
+
+    def log_key(self) -> PublicKey:
+        """Return the public key of the log: the folder's where it is there, else the log's own."""
+        if self.keys.has(LOG):
+            return self.keys.load(LOG).public
+        (first,) = self.catalog.read(ledger.leaves, 0, 1)
+        return PublicKey.from_hex(digest.parse(bytes(first.body))["log_key"])
+
+    def newest_head(self) -> tuple[TreeHead, str, str] | None:
+        """Return the newest signed head with its note and pointers, or None."""
+        table = tables.tree_head
+        statement = sa.select(table).order_by(table.c.size.desc()).limit(1)
+        row = self.catalog.read(lambda conn: conn.execute(statement).first())
+        if row is None:
+            return None
+        return open_head(row.note, LOG, self.log_key()), row.note, row.pointers
+
+    def prove(self, seq: int) -> Proof:
+        """Return the proof of a leaf under the newest signed head.
+
+        Raises:
+            LedgerError: No signed head covers the leaf.
+        """
+        newest = self.newest_head()
+        if newest is None or newest[0].size <= seq:
+            raise LedgerError(f"no signed tree head covers leaf {seq} yet.")
+        head, note, pointers = newest
+
+        def proof(conn: Connection) -> Proof:
+            (row,) = ledger.leaves(conn, seq, seq + 1)
+            if row.body is None:
+                raise LedgerError(f"the body of leaf {seq} was erased.")
+            path = tuple(ledger.inclusion(conn, seq, head.size))
+            return Proof(bytes(row.envelope), bytes(row.body), path, note, pointers)
+
+        return self.catalog.read(proof)
+
+
+def _checked(row: sa.Row[Any]) -> Leaf:
+    leaf = Leaf.decode(bytes(row.envelope))
+    if leaf.seq != row.seq:
+        raise LedgerError(f"row {row.seq} of the ledger holds leaf {leaf.seq}.")
+    if row.body is not None and digest.sha256(bytes(row.body)) != leaf.body:
+        raise LedgerError(f"the body of leaf {leaf.seq} was changed.")
+    return leaf
+
+
+def _grow(peaks: list[bytes], index: int, node: bytes) -> None:
+    while index % 2:
+        node = merkle.node_hash(peaks.pop(), node)
+        index //= 2
+    peaks.append(node)
+
+
+def _bag(peaks: list[bytes]) -> bytes:
+    """Return the root over the complete subtrees of a log."""
+    if not peaks:
+        return merkle.root([])
+    node = peaks[-1]
+    for peak in reversed(peaks[:-1]):
+        node = merkle.node_hash(peak, node)
+    return node
+
+
+def _keep_head(tx: Transaction, size: int, note: str, pointers: str) -> None:
+    table = tables.tree_head
+    if tx.conn.execute(sa.select(table.c.size).where(table.c.size == size)).first() is None:
+        tx.conn.execute(sa.insert(table).values(size=size, note=note, pointers=pointers))
