@@ -1,0 +1,1 @@
+"""Facts and rules of the registry, with no input or output."""

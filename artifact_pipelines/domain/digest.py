@@ -66,18 +66,14 @@ def canonical(value: object) -> bytes:
         raise InvalidFormatError(f"a value cannot be written as canonical JSON: {error}.") from None
 
 
-def _portable(value: Any, depth: int) -> Any:  # noqa: ANN401, PLR0911
+def _portable(value: Any, depth: int) -> Any:  # noqa: ANN401
     """Return a value in the terms that RFC 8785 can write."""
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, int):
         return value if -MAX_INTEGER <= value <= MAX_INTEGER else str(int(value))
     if isinstance(value, float):
-        if math.isfinite(value):
-            return value
-        if math.isnan(value):
-            return "NaN"
-        return "Infinity" if value > 0 else "-Infinity"
+        return value if math.isfinite(value) else _non_finite(value)
     if depth == MAX_DEPTH:
         raise InvalidFormatError(f"a value is nested deeper than {MAX_DEPTH} levels.")
     if isinstance(value, list | tuple):
@@ -94,6 +90,13 @@ def _portable(value: Any, depth: int) -> Any:  # noqa: ANN401, PLR0911
         f"a value of type {type(value).__name__} has no JSON form: use None, booleans, numbers,"
         " strings, lists and mappings."
     )
+
+
+def _non_finite(value: float) -> str:
+    """Return the name of a number that JSON has no words for."""
+    if math.isnan(value):
+        return "NaN"
+    return "Infinity" if value > 0 else "-Infinity"
 
 
 def parse(data: bytes) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class FileEntry:
         if type(self.size) is not int or not 0 <= self.size <= digest.MAX_INTEGER:
             raise InvalidFormatError(f"file {self.path!r} has no valid size: {self.size!r}.")
         digest.check_sha256(self.sha256, f"the digest of file {self.path!r}")
-        if not isinstance(self.media_type, str) or not _MEDIA_TYPE.fullmatch(self.media_type):
+        if not naming.matches(_MEDIA_TYPE, self.media_type):
             raise InvalidFormatError(
                 f"file {self.path!r} has no valid media type: {self.media_type!r}."
             )

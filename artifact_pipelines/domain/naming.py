@@ -14,6 +14,7 @@ MAX_PART_BYTES: Final = 255
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _VERSION: Final = re.compile(r"[vV][0-9]+")
 _HEX: Final = re.compile(r"[0-9a-f]{6,64}")
+_DRIVE: Final = re.compile(r"[A-Za-z]:")
 _NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,14}")
 _DEVICES: Final = frozenset(
     {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)}
@@ -33,8 +34,15 @@ _ASSETS: Final = frozenset(
     }
 )
 # Characters that reorder text on a screen, so that a path reads as another one.
-_REORDERING: Final = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_REORDERING: Final = frozenset(
+    "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+)
 _FORBIDDEN_CATEGORIES: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
+
+
+def matches(pattern: re.Pattern[str], value: object) -> bool:
+    """Return whether a value is a text that a pattern covers from end to end."""
+    return isinstance(value, str) and pattern.fullmatch(value) is not None
 
 
 def check_project(name: str) -> str:
@@ -64,7 +72,7 @@ def check_stage(name: str) -> str:
 
 def _checked(name: str, what: str) -> str:
     """Return a name that the general rule allows."""
-    if not isinstance(name, str) or _NAME.fullmatch(name) is None:
+    if not matches(_NAME, name):
         raise InvalidNameError(
             f"{what} name {name!r} must have 1 to 128 characters: ASCII letters, digits,"
             " '.', '_' or '-', the first a letter or digit."
@@ -113,20 +121,10 @@ def check_paths(paths: Iterable[str]) -> list[str]:
 
 def _check_path(path: str) -> str:
     """Return a path that is safe on its own."""
-    if not isinstance(path, str) or not path:
-        raise InvalidNameError(f"path {path!r} must be a text that is not empty.")
-    if "\\" in path:
-        raise InvalidNameError(f"path {path!r} may not hold a backslash; separate with '/'.")
-    for character in path:
-        if character in _REORDERING or unicodedata.category(character) in _FORBIDDEN_CATEGORIES:
-            raise InvalidNameError(
-                f"path {path!r} may not hold the character U+{ord(character):04X}."
-            )
-    if unicodedata.normalize("NFC", path) != path:
-        raise InvalidNameError(f"path {path!r} must be in Unicode normal form NFC.")
+    _check_characters(path)
     if len(path.encode()) > MAX_PATH_BYTES:
         raise InvalidNameError(f"path {path[:40]!r}… is longer than {MAX_PATH_BYTES} bytes.")
-    if path.startswith("/") or re.match(r"[A-Za-z]:", path):
+    if path.startswith("/") or _DRIVE.match(path):
         raise InvalidNameError(f"path {path!r} must be relative.")
     for part in path.split("/"):
         if part in {"", ".", ".."}:
@@ -136,6 +134,19 @@ def _check_path(path: str) -> str:
                 f"path {path[:40]!r}… has a part longer than {MAX_PART_BYTES} bytes."
             )
     return path
+
+
+def _check_characters(path: str) -> None:
+    """Refuse a path with a character that is not safe to write."""
+    if "\\" in path:
+        raise InvalidNameError(f"path {path!r} may not hold a backslash; separate with '/'.")
+    for character in path:
+        if character in _REORDERING or unicodedata.category(character) in _FORBIDDEN_CATEGORIES:
+            raise InvalidNameError(
+                f"path {path!r} may not hold the character U+{ord(character):04X}."
+            )
+    if unicodedata.normalize("NFC", path) != path:
+        raise InvalidNameError(f"path {path!r} must be in Unicode normal form NFC.")
 
 
 def _folded(path: str) -> str:

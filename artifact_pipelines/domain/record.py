@@ -32,7 +32,7 @@ _FIELDS: Final = frozenset(
     }
 )
 _NON_FINITE: Final = frozenset({"NaN", "Infinity", "-Infinity"})
-_MAX_NONCE: Final = 128
+_NONCE: Final = re.compile(r"[!-~]{1,128}")
 
 
 class Kind(StrEnum):
@@ -59,7 +59,7 @@ class Input:
 
     def __post_init__(self) -> None:
         """Refuse what a record may not cite."""
-        if not isinstance(self.role, str) or _ROLE.fullmatch(self.role) is None:
+        if not naming.matches(_ROLE, self.role):
             raise InvalidFormatError(
                 f"input role {self.role!r} must be a lowercase word, with a name after ':' if any."
             )
@@ -147,12 +147,10 @@ class Record:
         if type(self.attempt) is not int or not 1 <= self.attempt <= digest.MAX_INTEGER:
             raise InvalidFormatError(f"a record's attempt must count from 1, not {self.attempt!r}.")
         if self.nonce is not None and (
-            self.kind is not Kind.TRAINING_RUN
-            or not isinstance(self.nonce, str)
-            or not 0 < len(self.nonce) <= _MAX_NONCE
+            self.kind is not Kind.TRAINING_RUN or not naming.matches(_NONCE, self.nonce)
         ):
             raise InvalidFormatError(
-                "only a training run may have a nonce, a text of 1 to 128 characters."
+                "only a training run may have a nonce, 1 to 128 visible ASCII characters."
             )
         if self.kind is Kind.CHECKPOINT:
             digest.check_sha256(self.run, "the run of a checkpoint")
@@ -222,7 +220,7 @@ class Record:
         return record
 
 
-def _kind(value: object) -> Kind:
+def _kind(value: str) -> Kind:
     """Return the kind that a value names."""
     try:
         return Kind(value)
