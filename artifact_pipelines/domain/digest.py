@@ -17,6 +17,7 @@ MAX_DEPTH: Final = 64
 SALT_BYTES: Final = 16
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_SALT: Final = re.compile(r"[0-9a-f]{32}")
 
 
 def sha256(data: bytes | bytearray | memoryview) -> str:
@@ -62,6 +63,8 @@ def canonical(value: object) -> bytes:
     """
     try:
         return rfc8785.dumps(_portable(value, 0))
+    except UnicodeEncodeError:
+        raise InvalidFormatError("a value holds a lone surrogate, which UTF-8 cannot.") from None
     except rfc8785.CanonicalizationError as error:
         raise InvalidFormatError(f"a value cannot be written as canonical JSON: {error}.") from None
 
@@ -174,4 +177,8 @@ def seal(body: Mapping[str, Any], salt: str | None = None) -> bytes:
     """
     if "salt" in body:
         raise InvalidFormatError("a body that is to be sealed may not have a field 'salt'.")
-    return canonical({**body, "salt": salt or secrets.token_hex(SALT_BYTES)})
+    if salt is None:
+        salt = secrets.token_hex(SALT_BYTES)
+    elif _SALT.fullmatch(salt) is None:
+        raise InvalidFormatError(f"a salt must be 32 lowercase hexadecimal digits, not {salt!r}.")
+    return canonical({**body, "salt": salt})
