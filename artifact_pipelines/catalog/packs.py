@@ -147,30 +147,13 @@ def seal(
     """
     _lock_session(tx, session)
     needed = sorted(set(keys))
-    own = dict(placed)
     held = {row.pack for row in _chunk_rows(tx.conn, needed).values()} | set(sealed)
     packs = _lock_packs(tx, held)
     for pack in sealed:
         row = packs.get(pack)
         if row is None or row.state != "writing" or row.session != session:
             raise SessionLostError(f"pack {pack} no longer belongs to session {session}.")
-    _insert_ignore(
-        tx,
-        tables.chunk,
-        [
-            {
-                "key": key,
-                "pack": place.pack,
-                "offset": place.offset,
-                "stored": place.stored,
-                "length": place.length,
-                "codec": place.codec,
-                "base": place.base,
-                "key_id": place.key_id,
-            }
-            for key, place in sorted(own.items())
-        ],
-    )
+    map_chunks(tx, placed)
     for pack, size in sorted(sealed.items()):
         tx.conn.execute(
             sa.update(tables.pack)
@@ -190,6 +173,27 @@ def seal(
         raise SessionLostError(f"session {session} lost chunks that it relied on; publish again.")
     _revive(tx, sorted(used - set(sealed)))
     return sorted(used)
+
+
+def map_chunks(tx: Transaction, placed: Sequence[tuple[str, Placed]]) -> None:
+    """Say where chunks are; a chunk that is mapped already stays where it is."""
+    _insert_ignore(
+        tx,
+        tables.chunk,
+        [
+            {
+                "key": key,
+                "pack": place.pack,
+                "offset": place.offset,
+                "stored": place.stored,
+                "length": place.length,
+                "codec": place.codec,
+                "base": place.base,
+                "key_id": place.key_id,
+            }
+            for key, place in sorted(placed, key=lambda item: item[0])
+        ],
+    )
 
 
 def attach(tx: Transaction, artifact: str, used: Iterable[str]) -> None:

@@ -1,0 +1,478 @@
+"""Whether everything is still what it was said to be: ledger, catalog and bytes."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from artifact_pipelines.catalog import fold, ledger, packs, tables
+from artifact_pipelines.catalog.catalog import Catalog, Transaction
+from artifact_pipelines.domain import digest, governance, merkle
+from artifact_pipelines.domain.leaf import Leaf
+from artifact_pipelines.domain.publication import Publication
+from artifact_pipelines.domain.signing import open_head
+from artifact_pipelines.errors import ArtifactError, CatalogError, InvalidFormatError, LedgerError
+from artifact_pipelines.registry.keys import LOG
+from artifact_pipelines.registry.opened import leaf_key
+from artifact_pipelines.registry.retiring import Retiring
+from artifact_pipelines.store.backend import Backend
+from artifact_pipelines.store.pack import read_footer
+from artifact_pipelines.store.store import Store
+
+_NOT_FOLDED = {*(table.name for table in tables.LOCAL), "ledger_head", "chunk", "pack", "artifact_pack"}
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerReport:
+    """What verifying the ledger found.
+
+    Attributes:
+        leaves: How many leaves it has.
+        root: The root over them, in hexadecimal.
+        signed: How many of them the newest signed head covers.
+        problems: What is wrong, one sentence each.
+    """
+
+    leaves: int
+    root: str
+    signed: int
+    problems: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A chunk or pack that is not what it should be.
+
+    Attributes:
+        pack: The pack.
+        key: The chunk, or nothing where the whole pack is unreadable.
+        what: What is wrong.
+        artifacts: The references that need it.
+    """
+
+    pack: str
+    key: str | None
+    what: str
+    artifacts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ScrubReport:
+    """What reading every stored chunk found.
+
+    Attributes:
+        packs: How many packs were read.
+        chunks: How many chunks were read.
+        size: How many bytes were read.
+        damaged: What is damaged.
+    """
+
+    packs: int
+    chunks: int
+    size: int
+    damaged: tuple[Damage, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is damaged."""
+        return not self.damaged
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One leaf of the ledger, for people and sensors.
+
+    Attributes:
+        seq: Its number.
+        time: When.
+        actor: Who, by name where the name is still known.
+        action: What was done.
+        subject: What it was done to.
+        project: The project, or nothing.
+        body: What was said, or nothing where it was erased.
+    """
+
+    seq: int
+    time: str
+    actor: str
+    action: str
+    subject: str
+    project: str | None
+    body: dict[str, Any] | None
+
+
+class Auditing(Retiring):
+    """The registry, as far as it is checked and reported on."""
+
+    def events(self, after: int = -1, limit: int = 1000) -> list[Event]:
+        """Return the leaves after a number, in commit order."""
+        return self._events([tables.leaf.c.seq > after], limit)
+
+    def ledger(
+        self,
+        *,
+        subject: str | None = None,
+        actor: str | None = None,
+        action: str | None = None,
+        limit: int = 50,
+    ) -> list[Event]:
+        """Return the newest leaves that match, oldest first."""
+        leaf = tables.leaf
+        where = []
+        if subject is not None:
+            where.append(leaf.c.subject == subject)
+        if action is not None:
+            where.append(leaf.c.action == action)
+        if actor is not None:
+            name = sa.select(tables.actor.c.id).where(tables.actor.c.name == actor)
+            where.append(leaf.c.actor.in_(name))
+        return self._events(where, limit, newest=True)
+
+    def verify_ledger(self) -> LedgerReport:
+        """Check the whole ledger against its hashes, rules, signatures, export and tables."""
+        problems: list[str] = []
+        head = self.catalog.read(ledger.head)
+        rows = self.catalog.read(ledger.leaves, 0, head.size)
+        hashes, state = [], governance.begin()
+        for number, row in enumerate(rows):
+            hashes.append(merkle.leaf_hash(bytes(row.envelope)))
+            problems += _leaf_problems(self.store, number, row, state)
+        root = merkle.root(hashes)
+        if len(rows) != head.size:
+            problems.append(f"the ledger has {len(rows)} leaves of {head.size}.")
+        signed = 0
+        heads = tables.tree_head
+        for note in self.catalog.read(
+            lambda conn: list(conn.execute(sa.select(heads.c.note).order_by(heads.c.size)).scalars())
+        ):
+            try:
+                found = open_head(note, LOG, self.log_key())
+            except LedgerError as error:
+                problems.append(str(error))
+                continue
+            signed = max(signed, found.size)
+            if found.size > len(hashes) or merkle.root(hashes[: found.size]) != found.root:
+                problems.append(f"the log was changed below its signed head of {found.size} leaves.")
+        memory = self.keys.recall()
+        if memory is not None and memory["size"] > len(rows):
+            problems.append(f"its signer has signed {memory['size']} leaves, but {len(rows)} are left.")
+        if not problems:
+            problems += self._table_problems()
+        return LedgerReport(len(rows), root.hex(), signed, tuple(problems))
+
+    def scrub(self, progress: Callable[[int, int], None] | None = None) -> ScrubReport:
+        """Read every chunk of every mapped pack and name what is damaged."""
+        places: dict[str, list[sa.Row[Any]]] = {}
+        for row in self.catalog.read(_mapped):
+            places.setdefault(row.pack, []).append(row)
+        damaged: list[Damage] = []
+        chunks = size = 0
+        for done, (pack, rows) in enumerate(sorted(places.items())):
+            if progress is not None:
+                progress(done, len(places))
+            try:
+                read_footer(self.store.backend, pack)
+            except (ArtifactError, OSError) as error:
+                damaged.append(Damage(pack, None, str(error), self._users(pack, None)))
+            located = self.locate([row.key for row in rows])
+            for key, place in sorted(located.items()):
+                chunks, size = chunks + 1, size + place.stored
+                try:
+                    self.store.read_chunk(key, place)
+                except (ArtifactError, OSError) as error:
+                    damaged.append(Damage(pack, key, str(error), self._users(pack, key)))
+        return ScrubReport(len(places), chunks, size, tuple(damaged))
+
+    def storage_report(self) -> dict[str, Any]:
+        """Return logical and stored bytes, in all and per project.
+
+        Stored bytes of a project count every pack that it uses; packs that projects share
+        count in each of them.
+        """
+        return self.catalog.read(_storage)
+
+    def rebuild(self, catalog_url: str) -> int:
+        """Write a new catalog from the store alone and return the number of leaves.
+
+        Raises:
+            CatalogError: There is a ledger in that catalog already.
+        """
+        return rebuild(self.store.backend, catalog_url)
+
+    def mark_reported(self, instance: str, topic: str, seq: int) -> None:
+        """Remember how far an instance has been told about a topic."""
+
+        def change(tx: Transaction) -> None:
+            table = tables.reported
+            here = (table.c.instance == instance) & (table.c.topic == topic)
+            tx.conn.execute(sa.delete(table).where(here, table.c.seq <= seq))
+            if tx.conn.execute(sa.select(table.c.seq).where(here)).first() is None:
+                tx.conn.execute(sa.insert(table).values(instance=instance, topic=topic, seq=seq))
+
+        self.catalog.write(change)
+
+    def reported(self, instance: str, topic: str) -> int | None:
+        """Return how far an instance has been told about a topic, or None."""
+        table = tables.reported
+        statement = sa.select(table.c.seq).where(
+            table.c.instance == instance, table.c.topic == topic
+        )
+        return self.catalog.read(lambda conn: conn.execute(statement).scalar())
+
+    def _events(self, where: list[Any], limit: int, *, newest: bool = False) -> list[Event]:
+        leaf, actor = tables.leaf, tables.actor
+        order = leaf.c.seq.desc() if newest else leaf.c.seq
+        statement = (
+            sa.select(leaf, actor.c.name)
+            .outerjoin(actor, actor.c.id == leaf.c.actor)
+            .where(*where)
+            .order_by(order)
+            .limit(limit)
+        )
+        rows = self.catalog.read(lambda conn: list(conn.execute(statement)))
+        found = [
+            Event(
+                row.seq,
+                row.time,
+                row.name or row.actor,
+                row.action,
+                row.subject,
+                row.project,
+                _said(row.body),
+            )
+            for row in rows
+        ]
+        return sorted(found, key=lambda event: event.seq)
+
+    def _table_problems(self) -> list[str]:
+        """Return where the catalog's tables are not what the exported leaves make of them."""
+        with tempfile.TemporaryDirectory() as folder:
+            url = f"sqlite:///{Path(folder) / 'rebuilt.db'}"
+            try:
+                rebuild(self.store.backend, url)
+            except (ArtifactError, OSError) as error:
+                return [f"the catalog cannot be rebuilt from the store: {error}"]
+            other = Catalog(url)
+            try:
+                mine, theirs = self.catalog.read(facts), other.read(facts)
+            finally:
+                other.close()
+        problems = []
+        for name in sorted(mine):
+            differing = set(mine[name]) ^ set(theirs[name])
+            if differing:
+                one = next(iter(sorted(differing, key=str)))
+                problems.append(
+                    f"the table {name} was changed outside the ledger: {len(differing)} rows differ, "
+                    f"such as {str(one)[:100]}"
+                )
+        return problems
+
+    def _users(self, pack: str, key: str | None) -> tuple[str, ...]:
+        """Return the references of the live artifacts that need a chunk or a whole pack."""
+        rows = self.catalog.read(_artifacts_of, pack)
+        found = []
+        for artifact, session in rows:
+            if key is not None:
+                try:
+                    if key not in self.publication_of(artifact, session).keys():  # noqa: SIM118  a method
+                        continue
+                except (ArtifactError, OSError):
+                    pass
+            found.append(self.get(artifact).reference)
+        return tuple(sorted(found))
+
+
+def rebuild(backend: Backend, catalog_url: str) -> int:
+    """Write a new catalog from a store alone and return the number of leaves."""
+    catalog = Catalog(catalog_url)
+    try:
+        if catalog.read(lambda conn: conn.execute(sa.select(tables.ledger_head.c.id)).first()):
+            raise CatalogError(f"{catalog_url} holds a ledger already; choose an empty database.")
+        return catalog.write(_rebuild, backend)
+    finally:
+        catalog.close()
+
+
+def facts(conn: Connection) -> dict[str, list[tuple[Any, ...]]]:
+    """Return the rows of every table that the ledger determines, to compare catalogs by."""
+    found = {}
+    for table in tables.metadata.sorted_tables:
+        if table.name in _NOT_FOLDED:
+            continue
+        rows = conn.execute(sa.select(table))
+        found[table.name] = sorted((tuple(row) for row in rows), key=str)
+    return found
+
+
+def _rebuild(tx: Transaction, backend: Backend) -> int:
+    for key in backend.keys("actors/"):
+        name = digest.parse(backend.get(key))["name"]
+        tx.conn.execute(sa.insert(tables.actor).values(id=key.rpartition("/")[2], name=name))
+    chunks: dict[str, list[str]] = {}
+    size = 0
+    while backend.size(leaf_key(size)) is not None:
+        stored = digest.parse(backend.get(leaf_key(size)))
+        envelope = stored["envelope"].encode()
+        body = None if stored["body"] is None else stored["body"].encode()
+        leaf = Leaf.decode(envelope)
+        if body is not None and digest.sha256(body) != leaf.body:
+            raise LedgerError(f"the body of leaf {size} in the store was changed.")
+        said = {} if body is None else digest.parse(body)
+        if size == 0:
+            ledger.create(tx, said["origin"])
+        at = datetime.fromisoformat(leaf.time).timestamp()
+        ledger.insert(tx, ledger.lock(tx), envelope, body, at)
+        publication = None
+        if leaf.action == "publish":
+            data = backend.get(Publication.key(leaf.subject, said["object"]))
+            if digest.sha256(data) != said["object_sha256"]:
+                raise LedgerError(f"the publish object of {leaf.subject[:16]} was changed.")
+            publication = Publication.decode(data)
+            chunks[leaf.subject] = publication.keys()
+        elif leaf.action == "forget":
+            chunks.pop(leaf.subject, None)
+        if body is not None:
+            fold.apply(tx, leaf, said, publication)
+        size += 1
+    if size == 0:
+        raise CatalogError(f"the store {backend.url} has no ledger to rebuild from.")
+    ledger.mark_exported(tx, size)
+    _rebuild_packs(tx, backend, chunks)
+    for key in backend.keys("heads/"):
+        stored = digest.parse(backend.get(key))
+        tx.conn.execute(
+            sa.insert(tables.tree_head).values(
+                size=int(key.rpartition("/")[2]), note=stored["note"], pointers=stored["pointers"]
+            )
+        )
+    return size
+
+
+def _rebuild_packs(tx: Transaction, backend: Backend, needed: dict[str, list[str]]) -> None:
+    """Map the chunks of every whole pack; what no footer names is found by the next scrub."""
+    where: dict[str, str] = {}
+    for key in backend.keys("packs/"):
+        pack = key.rpartition("/")[2]
+        try:
+            footer = read_footer(backend, pack)
+        except InvalidFormatError:
+            continue
+        tx.conn.execute(
+            sa.insert(tables.pack).values(
+                id=pack, state="live", version=0, size=backend.size(key) or 0
+            )
+        )
+        fresh = {name: at for name, at in footer.items() if name not in where}
+        packs.map_chunks(tx, list(fresh.items()))
+        where.update(dict.fromkeys(fresh, pack))
+    for artifact, keys in needed.items():
+        packs.attach(tx, artifact, sorted({where[key] for key in keys if key in where}))
+
+
+def _leaf_problems(
+    store: Store, number: int, row: sa.Row[Any], state: governance.State
+) -> list[str]:
+    problems = []
+    try:
+        leaf = Leaf.decode(bytes(row.envelope))
+        if leaf.seq != number:
+            problems.append(f"leaf {leaf.seq} stands where leaf {number} should.")
+        if bytes(row.hash) != merkle.leaf_hash(bytes(row.envelope)):
+            problems.append(f"the envelope of leaf {number} was changed.")
+        stored = digest.parse(store.backend.get(leaf_key(number)))
+        if stored["envelope"].encode() != bytes(row.envelope):
+            problems.append(f"leaf {number} in the catalog differs from the store's.")
+        if row.body is not None:
+            if digest.sha256(bytes(row.body)) != leaf.body:
+                problems.append(f"the body of leaf {number} was changed.")
+            governance.replay(state, leaf, digest.parse(bytes(row.body)), store.get_object)
+    except (ArtifactError, OSError, KeyError) as error:
+        problems.append(str(error))
+    return problems
+
+
+def _mapped(conn: Connection) -> list[sa.Row[Any]]:
+    chunk = tables.chunk
+    return list(conn.execute(sa.select(chunk.c.key, chunk.c.pack).order_by(chunk.c.key)))
+
+
+def _artifacts_of(conn: Connection, pack: str) -> list[tuple[str, str]]:
+    artifact, link = tables.artifact, tables.artifact_pack
+    statement = (
+        sa.select(artifact.c.id, artifact.c.object)
+        .join(link, link.c.artifact == artifact.c.id)
+        .where(link.c.pack == pack, artifact.c.state == "live")
+    )
+    return [(row.id, row.object) for row in conn.execute(statement)]
+
+
+def _storage(conn: Connection) -> dict[str, Any]:
+    artifact, pack, link = tables.artifact, tables.pack, tables.artifact_pack
+    live = artifact.c.state == "live"
+    logical = {
+        row.project: (row.count, int(row.size or 0))
+        for row in conn.execute(
+            sa.select(
+                artifact.c.project,
+                sa.func.count().label("count"),
+                sa.func.sum(artifact.c.size).label("size"),
+            )
+            .where(live)
+            .group_by(artifact.c.project)
+        )
+    }
+    used = (
+        sa.select(artifact.c.project, link.c.pack)
+        .join(artifact, artifact.c.id == link.c.artifact)
+        .where(live)
+        .distinct()
+        .subquery()
+    )
+    stored = {
+        row.project: int(row.size)
+        for row in conn.execute(
+            sa.select(used.c.project, sa.func.sum(pack.c.size).label("size"))
+            .join(pack, pack.c.id == used.c.pack)
+            .group_by(used.c.project)
+        )
+    }
+    total = int(conn.execute(sa.select(sa.func.sum(pack.c.size))).scalar() or 0)
+    all_logical = sum(size for _, size in logical.values())
+    return {
+        "totals": {
+            "artifacts": sum(count for count, _ in logical.values()),
+            "logical_bytes": all_logical,
+            "stored_bytes": total,
+            "saved_bytes": max(all_logical - total, 0),
+        },
+        "projects": [
+            {
+                "project": project,
+                "artifacts": count,
+                "logical_bytes": size,
+                "stored_bytes": stored.get(project, 0),
+            }
+            for project, (count, size) in sorted(logical.items())
+        ],
+    }
+
+
+def _said(body: bytes | None) -> dict[str, Any] | None:
+    if body is None:
+        return None
+    found = digest.parse(bytes(body))
+    found.pop("salt", None)
+    if isinstance(found.get("statement"), str):
+        return {**digest.parse(found["statement"].encode()), "signed_by": found["key"]}
+    return found

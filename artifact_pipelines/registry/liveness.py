@@ -1,0 +1,50 @@
+"""The second opinion on what is alive: read from the store, never from the catalog."""
+
+from dataclasses import dataclass, field
+
+from artifact_pipelines.domain import digest
+from artifact_pipelines.domain.leaf import Leaf
+from artifact_pipelines.domain.publication import Publication
+from artifact_pipelines.domain.signing import SignedStatement
+from artifact_pipelines.registry.opened import Opened, leaf_key
+
+
+@dataclass(slots=True)
+class Alive:
+    """What the exported leaves and publish objects say is alive.
+
+    Attributes:
+        size: The number of leaves read.
+        artifacts: The live artifacts and their kinds.
+        sessions: The session that wrote each one's publish object.
+        pointers: The artifact that each stage points at.
+        chunks: The chunks that live artifacts need.
+    """
+
+    size: int = 0
+    artifacts: dict[str, str] = field(default_factory=dict)
+    sessions: dict[str, str] = field(default_factory=dict)
+    pointers: dict[str, str] = field(default_factory=dict)
+    chunks: set[str] = field(default_factory=set)
+
+
+def alive(registry: Opened) -> Alive:
+    """Return what is alive by the store alone."""
+    found = Alive()
+    backend = registry.store.backend
+    while backend.size(leaf_key(found.size)) is not None:
+        stored = digest.parse(backend.get(leaf_key(found.size)))
+        leaf = Leaf.decode(stored["envelope"].encode())
+        body = {} if stored["body"] is None else digest.parse(stored["body"].encode())
+        if leaf.action == "publish":
+            found.artifacts[leaf.subject] = body["kind"]
+            found.sessions[leaf.subject] = body["object"]
+        elif leaf.action == "forget":
+            found.artifacts.pop(leaf.subject, None)
+        elif leaf.action in {"promote", "rollback"}:
+            found.pointers[leaf.subject] = SignedStatement.from_body(body).payload["artifact"]
+        found.size += 1
+    for artifact in found.artifacts:
+        key = Publication.key(artifact, found.sessions[artifact])
+        found.chunks.update(Publication.decode(backend.get(key)).keys())
+    return found
