@@ -291,6 +291,10 @@ class Promoting(SigningOff):
         began = time.monotonic()
         current, pointer = self._pointer(model.project, stage)
         if current == model.id:
+            newest = self.newest_head()
+            if newest is None or newest[0].size <= pointer:
+                # Whoever moved the pointer died before the log was signed.
+                self.sign_head()
             return Promotion(
                 f"{model.project}@{stage}", model, None, pointer, time.monotonic() - began, changed=False
             )

@@ -210,8 +210,10 @@ class Retiring(Promoting):
         current = {item.artifact: item for item in self._plan_items(found.project, policy)}
         forgotten, skipped = [], {}
         for item in found.chosen(Action.FORGET):
-            today = current[item.artifact]
-            if today.action != Action.FORGET and self.get(item.artifact).state == "live":
+            today = current.get(item.artifact)
+            if today is None:
+                continue  # forgotten before
+            if today.action != Action.FORGET:
                 skipped[item.reference] = "; ".join(today.reasons)
                 continue
             why = self.catalog.write(_forget, found, item, self.actor)

@@ -68,6 +68,7 @@ class SigningOff(Reading):
             KeyMissingError: The log's key is not here.
         """
         key = self.keys.load(LOG)
+        self.export_leaves()
         memory = self.keys.recall() or {"size": 0, "peaks": [], "state": governance.begin()}
         state = memory["state"]
         peaks = [bytes.fromhex(peak) for peak in memory["peaks"]]

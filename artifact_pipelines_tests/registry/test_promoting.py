@@ -1,0 +1,284 @@
+"""A pointer moves with proof or not at all."""
+
+import base64
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from artifact_pipelines.domain import digest
+from artifact_pipelines.domain.policy import Policy
+from artifact_pipelines.domain.signing import SigningKey
+from artifact_pipelines.errors import (
+    GovernanceError,
+    KeyMissingError,
+    LedgerError,
+    PromotionRefusedError,
+    UnknownArtifactError,
+)
+from artifact_pipelines.registry import Registry, open_registry
+from artifact_pipelines_tests import building
+from artifact_pipelines_tests.building import PROJECT
+
+
+def test_a_model_without_verdicts_is_refused(registry: Registry) -> None:
+    registry.set_policy(PROJECT, building.POLICY)
+    model = registry.publish_model(building.run(registry, "run-1")[0])
+
+    with pytest.raises(PromotionRefusedError, match="integrity has no verdict"):
+        registry.promote(model.reference, "staging")
+    assert registry.stages(PROJECT) == {}
+
+
+def test_a_model_that_failed_a_gate_is_refused(registry: Registry) -> None:
+    registry.set_policy(PROJECT, building.POLICY)
+    model = registry.publish_model(building.run(registry, "run-1")[0])
+    building.judge(registry, model, passed=False)
+
+    with pytest.raises(PromotionRefusedError, match="the gate integrity failed"):
+        registry.promote(model.reference, "staging")
+
+
+def test_production_needs_an_approval(registry: Registry) -> None:
+    model = building.candidate(registry, "run-1")
+
+    with pytest.raises(PromotionRefusedError, match="0 of 1 approvals"):
+        registry.promote(model.reference, "production")
+    building.approve(registry, model)
+    assert registry.promote(model.reference, "production").changed
+
+
+def test_an_approval_needs_a_request_and_a_registered_key(registry: Registry) -> None:
+    model = building.candidate(registry, "run-1")
+
+    with pytest.raises(PromotionRefusedError, match="no open request"):
+        registry.approve(model.reference, "production", "alice")
+    registry.request(model.reference, "production")
+    with pytest.raises(KeyMissingError, match="key create alice"):
+        registry.approve(model.reference, "production", "alice")
+
+
+def test_an_approval_is_used_once(registry: Registry) -> None:
+    first = building.promoted(registry, "run-1")
+    second = building.promoted(registry, "run-2", seed=2)
+    registry.rollback(PROJECT, "production", to=first.reference)
+    building.judge(registry, second)
+
+    with pytest.raises(PromotionRefusedError, match="0 of 1 approvals"):
+        registry.promote(second.reference, "production")
+
+
+def test_a_verdict_against_another_baseline_does_not_count(registry: Registry) -> None:
+    late = building.candidate(registry, "run-1")
+    building.promoted(registry, "run-2", seed=2)
+
+    with pytest.raises(PromotionRefusedError, match="another production model"):
+        registry.promote(late.reference, "staging")
+
+
+def test_a_verdict_under_another_policy_does_not_count(registry: Registry) -> None:
+    model = building.candidate(registry, "run-1")
+    stricter = Policy.of({**building.POLICY.document(), "retention": {"keep": {"last": 9}}})
+    registry.set_policy(PROJECT, stricter)
+
+    with pytest.raises(PromotionRefusedError, match="no verdict under the policy in force"):
+        registry.promote(model.reference, "staging")
+
+
+def test_damaged_bytes_are_not_promoted(registry: Registry) -> None:
+    model = building.candidate(registry, "run-1")
+    flip(registry)
+
+    with pytest.raises(PromotionRefusedError, match="is damaged"):
+        registry.promote(model.reference, "staging")
+
+
+def test_resolve_serves_what_the_signed_log_proves(registry: Registry) -> None:
+    model = building.promoted(registry, "run-1")
+    found = registry.resolve("digits@production")
+
+    assert found.model == model
+    leaf, _, pointers = found.proof.verify(registry.log_key())
+    assert leaf.action == "promote"
+    assert pointers["digits/production"] == found.seq
+
+
+def test_a_pointer_edited_in_sql_changes_nothing_that_is_served(registry: Registry) -> None:
+    first = building.promoted(registry, "run-1")
+    second = building.promoted(registry, "run-2", seed=2)
+    edit(registry, f"update stage set artifact = '{first.id}' where stage = 'production'")
+
+    assert registry.resolve("digits@production").model == second
+    assert "table stage was changed" in registry.verify_ledger().problems[0]
+
+
+def test_a_forged_promotion_is_never_signed_over(registry: Registry) -> None:
+    building.promoted(registry, "run-1")
+    model = registry.publish_model(building.run(registry, "run-2", seed=2)[0])
+    stranger = SigningKey.generate()
+    pointer = registry.resolve("digits@production").seq
+    forged = stranger.sign_statement(
+        {
+            "type": "pointer",
+            "origin": registry.origin,
+            "project": PROJECT,
+            "stage": "production",
+            "artifact": model.id,
+            "previous": registry.baseline(PROJECT),
+            "pointer": pointer,
+            "policy": building.POLICY.digest,
+            "verdicts": [],
+            "approvals": [],
+        }
+    )
+    registry.append("promote", "digits/production", forged.as_body())
+
+    with pytest.raises(GovernanceError, match="unregistered key"):
+        registry.sign_head()
+    assert registry.resolve("digits@production").seq == pointer
+    assert registry.resolve("digits@production").pending
+    assert not registry.verify_ledger().ok
+
+
+def test_an_operator_cannot_promote_without_verdicts(registry: Registry) -> None:
+    registry.set_policy(PROJECT, building.POLICY)
+    model = registry.publish_model(building.run(registry, "run-1")[0])
+    forged = registry.keys.load("service").sign_statement(
+        {
+            "type": "pointer",
+            "origin": registry.origin,
+            "project": PROJECT,
+            "stage": "staging",
+            "artifact": model.id,
+            "previous": None,
+            "pointer": 0,
+            "policy": building.POLICY.digest,
+            "verdicts": [],
+            "approvals": [],
+        }
+    )
+    registry.append("promote", "digits/staging", forged.as_body())
+
+    with pytest.raises(GovernanceError, match="has no verdict"):
+        registry.sign_head()
+
+
+def test_a_changed_leaf_is_never_signed_over(registry: Registry) -> None:
+    building.promoted(registry, "run-1")
+    edit(registry, "update tree_node set hash = x'00'")
+    building.dataset(registry, rows=9)
+
+    with pytest.raises(LedgerError):
+        registry.sign_head()
+
+
+def test_a_log_that_was_cut_short_is_never_signed_over(registry: Registry) -> None:
+    building.promoted(registry, "run-1")
+    edit(registry, "update ledger_head set size = size - 1")
+
+    with pytest.raises(LedgerError, match="cut off"):
+        registry.sign_head()
+
+
+def test_a_tree_head_of_another_key_is_refused(registry: Registry) -> None:
+    building.promoted(registry, "run-1")
+    (registry.keys.root / "log.key").write_text(SigningKey.generate().seed.hex())
+
+    with pytest.raises(LedgerError, match="no valid signature"):
+        registry.resolve("digits@production")
+
+
+def test_an_edited_statement_does_not_count(registry: Registry) -> None:
+    model = building.candidate(registry, "run-1")
+    registry.request(model.reference, "production")
+    registry.create_key("alice")
+    registry.approve(model.reference, "production", "alice")
+    nonsense = base64.b64encode(b"\0" * 64).decode()
+    edit(registry, f"update approval set signature = '{nonsense}'")
+
+    with pytest.raises(PromotionRefusedError, match="0 of 1 approvals"):
+        registry.promote(model.reference, "production")
+
+
+def test_rollback_goes_back_and_forward(registry: Registry) -> None:
+    first = building.promoted(registry, "run-1")
+    second = building.promoted(registry, "run-2", seed=2)
+
+    assert registry.rollback(PROJECT, "production").model == first
+    assert registry.resolve("digits@production").model == first
+    assert registry.rollback(PROJECT, "production").model == second
+    assert [move.action for move in registry.history(PROJECT, "production")] == [
+        "promote",
+        "promote",
+        "rollback",
+        "rollback",
+    ]
+
+
+def test_rollback_goes_to_proven_models_only(registry: Registry) -> None:
+    building.promoted(registry, "run-1")
+    never = building.candidate(registry, "run-2", seed=2)
+
+    with pytest.raises(PromotionRefusedError, match="never promoted to this stage"):
+        registry.rollback(PROJECT, "production", to=never.reference)
+
+
+def test_history_answers_what_was_live_at_a_time(registry: Registry) -> None:
+    first = building.promoted(registry, "run-1")
+    between = registry.history(PROJECT, "production")[-1].time
+    building.promoted(registry, "run-2", seed=2)
+
+    assert registry.history(PROJECT, "production", at=between)[-1].model == first
+
+
+def test_promoting_what_is_in_place_changes_nothing(registry: Registry) -> None:
+    model = building.promoted(registry, "run-1")
+    leaves = registry.events(limit=10_000)
+
+    assert not registry.promote(model.reference, "production").changed
+    assert [event.seq for event in registry.events(limit=10_000)] == [event.seq for event in leaves]
+
+
+def test_of_many_promoters_one_wins(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with open_registry(home) as registry:
+        model = building.candidate(registry, "run-1")
+
+    def promote(_: int) -> bool:
+        with open_registry(home) as mine:
+            try:
+                return mine.promote(model.reference, "staging").changed
+            except PromotionRefusedError as error:
+                assert "meanwhile" in str(error)  # noqa: PT017  only the losers raise
+                return False
+
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(promote, range(8)))
+
+    assert won.count(True) == 1
+
+
+def test_a_stage_that_serves_nothing_says_so(registry: Registry) -> None:
+    with pytest.raises(UnknownArtifactError, match="serves nothing yet"):
+        registry.resolve("digits@production")
+
+
+def test_a_policy_object_that_was_changed_is_found(registry: Registry) -> None:
+    building.promoted(registry, "run-1")
+    name = f"objects/{building.POLICY.digest}"
+    registry.store.backend.put(name, digest.canonical({"promotion": {"staging": "automatic"}}))
+
+    assert any("damaged" in problem for problem in registry.verify_ledger().problems)
+
+
+def edit(registry: Registry, statement: str) -> None:
+    registry.catalog.write(lambda tx: tx.conn.exec_driver_sql(statement))
+
+
+def flip(registry: Registry) -> None:
+    """Change one byte of every pack."""
+    backend = registry.store.backend
+    for key in list(backend.keys("packs/")):
+        data = bytearray(backend.get(key))
+        data[len(data) // 4] ^= 1
+        backend.put(key, bytes(data))
