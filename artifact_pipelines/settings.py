@@ -105,7 +105,9 @@ def prepare_dagster_home(settings: Settings, checkout: Path | None = None) -> Pa
     """
     folder = settings.dagster_home
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        # The folder above is the home, which holds keys.
+        folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.mkdir(exist_ok=True)
         _place_configuration(folder / "dagster.yaml", checkout)
         if checkout is not None:
             _place_environment(checkout.absolute())

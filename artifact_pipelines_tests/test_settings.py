@@ -148,6 +148,7 @@ def test_the_dagster_home_is_linked_to_the_checkout(checkout: Path) -> None:
 
     assert folder == checkout / ".artifact-pipelines" / "dagster"
     assert (folder / "dagster.yaml").readlink() == checkout / "dagster.yaml"
+    assert folder.parent.stat().st_mode & 0o077 == 0
 
 
 def test_without_a_checkout_the_packaged_configuration_is_written(tmp_path: Path) -> None:
@@ -229,7 +230,7 @@ def test_our_environment_file_follows_a_checkout_that_moved(
 
 def test_a_home_that_cannot_be_written_is_refused_in_one_sentence(checkout: Path) -> None:
     (checkout / ".artifact-pipelines").write_text("a file stands where the home should be")
-    with pytest.raises(HomeError, match="cannot be prepared: Not a directory") as refused:
+    with pytest.raises(HomeError, match="cannot be prepared: File exists") as refused:
         prepare_dagster_home(Settings.from_environment({}, checkout), checkout)
 
     assert "set ARTIFACT_PIPELINES_HOME to another folder" in str(refused.value)
