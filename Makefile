@@ -12,7 +12,7 @@ export OMP_NUM_THREADS = 1
 export OPENBLAS_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test check lint fmt types layers bench test-deep test-integrations test-ui clean
+.PHONY: help demo dev test check lint fmt types layers deps bench test-deep test-integrations test-ui clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | \
@@ -51,6 +51,9 @@ layers: $(INSTALLED) ## Check that imports point one way
 
 types: $(INSTALLED) ## Check the types
 	$(BIN)/mypy
+
+deps: $(INSTALLED) ## Check that what is imported is declared, and the other way round
+	$(BIN)/deptry .
 
 bench: $(INSTALLED) ## Print each headline figure as a ratio
 	@for benchmark in benchmarks/*.py; do \
