@@ -1,0 +1,1 @@
+"""A project that reads handwritten digits, from the data to a promoted model."""
