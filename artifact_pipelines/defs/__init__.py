@@ -1,0 +1,1 @@
+"""The platform's own assets, schedules and sensors, by topic."""

@@ -1,0 +1,142 @@
+"""What keeps a registry sound: signed heads, scrubs, prune and the storage report."""
+
+from typing import Any
+
+import dagster as dg
+
+from artifact_pipelines.resources import RegistryResource
+
+_GROUP = "upkeep"
+
+
+@dg.asset(key=["registry", "tree_head"], group_name=_GROUP, kinds={"ledger"}, code_version="1")
+def tree_head(registry: RegistryResource) -> dg.MaterializeResult[Any]:
+    """The newest signed head of the ledger."""
+    with registry.opened() as opened:
+        head = opened.sign_head()
+        return dg.MaterializeResult(
+            metadata={"leaves": head.size, "root": head.root.hex()[:12], "origin": head.origin},
+            data_version=dg.DataVersion(head.root.hex()),
+        )
+
+
+@dg.asset(
+    key=["registry", "scrub"],
+    group_name=_GROUP,
+    kinds={"store"},
+    code_version="1",
+    check_specs=[
+        dg.AssetCheckSpec(
+            "bytes",
+            asset=["registry", "scrub"],
+            description="Every stored chunk matches its key.",
+        ),
+        dg.AssetCheckSpec(
+            "ledger",
+            asset=["registry", "scrub"],
+            description="The ledger, its signatures and the catalog agree.",
+        ),
+    ],
+)
+def scrub(registry: RegistryResource) -> dg.MaterializeResult[Any]:
+    """The stored chunks, each read again and compared with its key."""
+    with registry.opened() as opened:
+        found, ledger = opened.scrub(), opened.verify_ledger()
+        damage = [
+            f"{', '.join(damage.artifacts) or 'no live artifact'}: {damage.what}"
+            for damage in found.damaged
+        ]
+        return dg.MaterializeResult(
+            metadata={
+                "packs": found.packs,
+                "chunks": found.chunks,
+                "megabytes": round(found.size / 1e6, 3),
+                "damaged": len(found.damaged),
+                "leaves": ledger.leaves,
+            },
+            check_results=[
+                dg.AssetCheckResult(
+                    check_name="bytes",
+                    passed=found.ok,
+                    metadata={"damage": dg.MetadataValue.md("\n".join(damage) or "none")},
+                ),
+                dg.AssetCheckResult(
+                    check_name="ledger",
+                    passed=ledger.ok,
+                    metadata={
+                        "problems": dg.MetadataValue.md("\n".join(ledger.problems) or "none")
+                    },
+                ),
+            ],
+        )
+
+
+@dg.asset(
+    key=["registry", "prune"],
+    group_name=_GROUP,
+    kinds={"store"},
+    code_version="1",
+    check_specs=[
+        dg.AssetCheckSpec(
+            "two_engines_agree",
+            asset=["registry", "prune"],
+            description="The catalog and the store say the same about what is alive.",
+        )
+    ],
+)
+def prune(registry: RegistryResource) -> dg.MaterializeResult[Any]:
+    """The packs that nothing could reach, deleted after their grace."""
+    with registry.opened() as opened:
+        found = opened.prune()
+        return dg.MaterializeResult(
+            metadata={
+                "condemned": found.condemned,
+                "deleted": found.deleted,
+                "megabytes_freed": round(found.freed / 1e6, 3),
+                "swept": found.swept,
+            },
+            check_results=[
+                dg.AssetCheckResult(
+                    check_name="two_engines_agree",
+                    passed=not found.disagreements,
+                    metadata={"differences": "; ".join(found.disagreements) or "none"},
+                )
+            ],
+        )
+
+
+@dg.asset(key=["registry", "storage_report"], group_name=_GROUP, kinds={"store"}, code_version="1")
+def storage_report(registry: RegistryResource) -> dg.MaterializeResult[Any]:
+    """What the store holds, in all and per project."""
+    with registry.opened() as opened:
+        report = opened.storage_report()
+        columns = [
+            dg.TableColumn("project", "string"),
+            dg.TableColumn("artifacts", "int"),
+            dg.TableColumn("logical_bytes", "int"),
+            dg.TableColumn("stored_bytes", "int"),
+        ]
+        metadata: dict[str, Any] = dict(report["totals"])
+        if report["projects"]:
+            metadata["projects"] = dg.MetadataValue.table(
+                [dg.TableRecord(row) for row in report["projects"]],
+                schema=dg.TableSchema(columns),
+            )
+        return dg.MaterializeResult(metadata=metadata)
+
+
+SCHEDULES = [
+    dg.ScheduleDefinition(
+        name=name,
+        target=[asset],
+        cron_schedule=cron,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=text,
+    )
+    for name, asset, cron, text in (
+        ("tree_head_hourly", tree_head, "5 * * * *", "Have the ledger signed every hour."),
+        ("prune_daily", prune, "30 4 * * *", "Delete what nothing can reach every night."),
+        ("scrub_weekly", scrub, "0 5 * * 0", "Read every stored byte again every week."),
+        ("storage_report_weekly", storage_report, "0 6 * * 1", "Report on storage every week."),
+    )
+]
