@@ -1,0 +1,526 @@
+"""A training run from its start to its end, its checkpoints, and what a stage serves."""
+
+import contextlib
+import operator
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from artifact_pipelines.domain.record import Input, Kind
+from artifact_pipelines.errors import (
+    ArtifactError,
+    ConfigurationError,
+    ConflictError,
+    TrainerError,
+    UnknownArtifactError,
+)
+from artifact_pipelines.sdk.files import files_of, load_tensors, plain_file, save_tensors
+from artifact_pipelines.sdk.provenance import code_of, environment, main_file, surroundings
+from artifact_pipelines.sdk.state import read_state, write_state
+from artifact_pipelines.settings import Settings
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from artifact_pipelines.registry import Registry
+    from artifact_pipelines.registry.promoting import Resolved as Proven
+    from artifact_pipelines.registry.reading import Artifact
+
+MODEL_FILE = "model.safetensors"
+OPTIMIZER_FILE = "optimizer.safetensors"
+STATE_FILE = "state.json"
+ENVIRONMENT_FILE = "environment.txt"
+
+_DATASET_ROLE = "dataset:"
+_REASON_LENGTH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class ResumePoint:
+    """A checkpoint that a run goes on from.
+
+    Attributes:
+        step: Its step.
+        epoch: Its epoch, if it was given one.
+        tensors: The weights; empty where the checkpoint has no `model.safetensors`.
+        optimizer: The optimizer's tensors; empty where none were saved.
+        scheduler: The schedule's state; empty where none was saved.
+        rng: The random generators' state; empty where none was saved.
+        reference: The checkpoint.
+        folder: All of its files.
+    """
+
+    step: int
+    epoch: float | None
+    tensors: "Mapping[str, NDArray[Any]]"
+    optimizer: "Mapping[str, NDArray[Any]]"
+    scheduler: Mapping[str, Any]
+    rng: Mapping[str, Any]
+    reference: str
+    folder: Path
+
+
+class Run:
+    """A training run that is open in this process.
+
+    Attributes:
+        artifact: The registered run.
+        workdir: A folder of its own, removed when the run is closed.
+        params: The parameters that it was begun with.
+        complete: Whether it had finished before; then it takes no more checkpoints.
+    """
+
+    def __init__(
+        self,
+        registry: "Registry",
+        artifact: "Artifact",
+        workdir: Path,
+        *,
+        resume_from: "Artifact | None" = None,
+        on_checkpoint: "Callable[[Artifact], None] | None" = None,
+    ) -> None:
+        """Open a run that is registered; `start_run` does both."""
+        view = registry.run(artifact.project, artifact.name)
+        self.artifact = artifact
+        self.workdir = workdir
+        self.params: Mapping[str, Any] = MappingProxyType(dict(artifact.record.params))
+        self.complete = view.state == "finished"
+        self._registry = registry
+        self._base = resume_from
+        self._on_checkpoint = on_checkpoint
+        self._saved = {step_of(saved): saved for saved in view.checkpoints}
+        self._point = self._saved[max(self._saved)] if self._saved else resume_from
+        self._datasets: dict[str, Any] = {}
+        self._closed = False
+
+    @property
+    def project(self) -> str:
+        """The project."""
+        return self.artifact.project
+
+    @property
+    def name(self) -> str:
+        """The name of the run."""
+        return self.artifact.name
+
+    @property
+    def reference(self) -> str:
+        """The text that finds this run again."""
+        return self.artifact.reference
+
+    @property
+    def checkpoints(self) -> "tuple[Artifact, ...]":
+        """The checkpoints so far, by step."""
+        return tuple(self._saved[step] for step in sorted(self._saved))
+
+    @cached_property
+    def resume(self) -> ResumePoint | None:
+        """The checkpoint to go on from: the run's own newest, else the one it was started from."""
+        point = self._point
+        if point is None:
+            return None
+        folder = self._registry.fetch(point.id, self.workdir / "resume")
+        state = read_state(folder / STATE_FILE, point.reference)
+        return ResumePoint(
+            step=step_of(point),
+            epoch=state.get("epoch"),
+            tensors=load_tensors(folder / MODEL_FILE),
+            optimizer=load_tensors(folder / OPTIMIZER_FILE),
+            scheduler=state.get("scheduler") or {},
+            rng=state.get("rng") or {},
+            reference=point.reference,
+            folder=folder,
+        )
+
+    def dataset(self, name: str) -> Any:  # noqa: ANN401 (the dataset's files decide)
+        """Return an input dataset, read once.
+
+        That is a pandas frame where it has a `data.parquet`, arrays by name where it has a
+        `data.safetensors`, else the folder of its files.
+
+        Raises:
+            UnknownArtifactError: The run has no such input.
+        """
+        if name not in self._datasets:
+            self._datasets[name] = self._read_dataset(name)
+        return self._datasets[name]
+
+    def checkpoint(
+        self,
+        tensors: "Mapping[str, NDArray[Any]] | str | Path",
+        *,
+        step: int,
+        metrics: Mapping[str, float] | None = None,
+        epoch: float | None = None,
+        optimizer: "Mapping[str, NDArray[Any]] | None" = None,
+        scheduler: Mapping[str, Any] | None = None,
+        rng: Mapping[str, Any] | None = None,
+        files: Mapping[str, str | Path | bytes] | None = None,
+    ) -> "Artifact":
+        """Return a checkpoint, registered when this returns; the same one twice is one.
+
+        Args:
+            tensors: The weights by name, or a file or folder that is taken as it is.
+            step: The number of steps taken.
+            metrics: Numbers by name; NaN and the infinities are recorded as such.
+            epoch: The number of epochs, whole or in part.
+            optimizer: The optimizer's tensors by name.
+            scheduler: The schedule's state: numbers, text, lists, tuples, mappings, arrays.
+            rng: The random generators' state, of the same types.
+            files: More files by path.
+
+        Raises:
+            TrainerError: A value cannot be saved.
+            SourceError: A file cannot be read.
+            ConflictError: The step has other content, or the run is complete.
+        """
+        self._check_open()
+        step = _whole("step", step)
+        what = f"checkpoint {self.reference}@{step}"
+        as_is = isinstance(tensors, str | Path)
+        content: Mapping[str, Path | bytes] = (
+            files_of(Path(tensors))
+            if isinstance(tensors, str | Path)
+            else {MODEL_FILE: save_tensors(what, tensors)}
+        )
+        added: dict[str, Path | bytes] = {}
+        if optimizer is not None:
+            added[OPTIMIZER_FILE] = save_tensors(f"the optimizer of {what}", optimizer)
+        if not as_is or scheduler is not None or rng is not None:
+            state = {"step": step, "epoch": epoch, "scheduler": scheduler, "rng": rng}
+            added[STATE_FILE] = write_state(what, state)
+        for path, source in (files or {}).items():
+            if path in added:
+                raise TrainerError(f"{what} has two files {path!r}; rename one.")
+            added[path] = source if isinstance(source, bytes) else plain_file(Path(source))
+        twice = sorted(content.keys() & added.keys())
+        if twice:
+            raise TrainerError(f"{what} has two files {twice[0]!r}; rename one.")
+        facts = {
+            "metrics": _numbers(what, metrics or {}),
+            "epoch": epoch,
+            "optimizer": optimizer is not None,
+            "scheduler": scheduler is not None,
+            "rng": rng is not None,
+        }
+        there = self._saved.get(step)
+        saved = self._registry.publish_checkpoint(
+            self.artifact,
+            {**content, **added},
+            step=step,
+            facts=facts,
+            inputs=self._parent(step) if there is None else there.record.inputs,
+            attempt=1 if there is None else there.record.attempt,
+        )
+        self._saved[step] = saved
+        if self._on_checkpoint is not None:
+            self._on_checkpoint(saved)
+        return saved
+
+    def check_saved(self) -> None:
+        """Refuse a run without any checkpoint.
+
+        Raises:
+            TrainerError: There is none.
+        """
+        if not self._saved:
+            raise TrainerError(
+                f"the run {self.reference} saved no checkpoint; "
+                "call run.checkpoint(…) at least once."
+            )
+
+    def close(self) -> None:
+        """Take no more checkpoints."""
+        self._closed = True
+
+    def _check_open(self) -> None:
+        if self.complete:
+            raise ConflictError(_complete(self.reference))
+        if self._closed:
+            raise TrainerError(
+                f"the run {self.reference} is closed; save checkpoints inside its `with` block."
+            )
+
+    def _parent(self, step: int) -> list[Input]:
+        earlier = [saved for saved in self._saved if saved < step]
+        parent = self._saved[max(earlier)] if earlier else self._base
+        return [] if parent is None else [Input("parent", parent.id)]
+
+    def _read_dataset(self, name: str) -> Any:  # noqa: ANN401 (the dataset's files decide)
+        roles = {
+            item.role.removeprefix(_DATASET_ROLE): item.id
+            for item in self.artifact.record.inputs
+            if item.role.startswith(_DATASET_ROLE)
+        }
+        if name not in roles:
+            raise UnknownArtifactError(
+                f"the run {self.reference} has no input dataset {name!r}; "
+                f"it has {', '.join(sorted(roles)) or 'none'}."
+            )
+        # The role may hold what a file name may not.
+        folder = self._registry.fetch(roles[name], self.workdir / "datasets" / roles[name])
+        if (folder / "data.parquet").is_file():
+            import pandas as pd
+
+            return pd.read_parquet(folder / "data.parquet")
+        if (folder / "data.safetensors").is_file():
+            return load_tensors(folder / "data.safetensors")
+        return folder
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a stage serves.
+
+    Attributes:
+        reference: The stage, as it was asked for.
+        model: The model: `digits/v3`.
+        id: Its artifact id.
+        content: Its content digest.
+        metrics: The metrics recorded with it.
+        seq: The pointer leaf; it changes when the pointer moves.
+        pending: Whether a later move waits for a signed head.
+        proven: The model with the proof that the signed log points at it.
+    """
+
+    reference: str
+    model: str
+    id: str
+    content: str
+    metrics: Mapping[str, float]
+    seq: int
+    pending: bool
+    proven: "Proven"
+    _settings: Settings
+
+    def fetch(self, to: str | Path) -> Path:
+        """Return the folder, with the model's files written to it and verified."""
+        with _open(self._settings) as registry:
+            return registry.fetch(self.id, Path(to))
+
+
+def resolve(reference: str, *, home: str | Path | None = None) -> Resolved:
+    """Return what a stage such as `digits@production` serves, proven by the signed log.
+
+    Raises:
+        UnknownArtifactError: The stage serves nothing.
+        LedgerError: The log does not prove what the catalog says.
+    """
+    settings = settings_of(home)
+    with _open(settings) as registry:
+        proven = registry.resolve(reference)
+    model = proven.model
+    return Resolved(
+        reference=reference,
+        model=model.reference,
+        id=model.id,
+        content=model.content,
+        metrics=MappingProxyType(model.metrics),
+        seq=proven.seq,
+        pending=proven.pending,
+        proven=proven,
+        _settings=settings,
+    )
+
+
+@contextlib.contextmanager
+def start_run(
+    project: str,
+    name: str | None = None,
+    *,
+    params: Mapping[str, Any] | None = None,
+    inputs: Sequence[str] | Mapping[str, str] = (),
+    resume_from: str | None = None,
+    home: str | Path | None = None,
+    reuse: bool = False,
+) -> Iterator[Run]:
+    """Yield a training run, begun now or interrupted before.
+
+    The run has finished when the block ends, and failed when the block raises.
+
+    Args:
+        project: The project.
+        name: The run's name; the time in UTC when left out.
+        params: What the training depends on beside code and data.
+        inputs: References of datasets, such as `digits/images@latest`; as a mapping, by the
+            name under which `Run.dataset` finds them.
+        resume_from: The reference of another run's checkpoint to go on from.
+        home: The home of the registry; `ARTIFACT_PIPELINES_HOME` when left out.
+        reuse: Whether to yield a complete run too, with `Run.complete` true.
+
+    Raises:
+        ConflictError: The run is complete, or was begun with other parameters or inputs.
+        TrainerError: The block saved no checkpoint.
+    """
+    with running(
+        Request(project, name, params or {}, inputs, resume_from), settings_of(home), reuse=reuse
+    ) as run:
+        yield run
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a run is asked to be."""
+
+    project: str
+    name: str | None
+    params: Mapping[str, Any]
+    inputs: Sequence[str] | Mapping[str, str]
+    resume_from: str | None
+
+
+@contextlib.contextmanager
+def running(
+    request: Request,
+    settings: Settings,
+    *,
+    reuse: bool = False,
+    code: Mapping[str, Any] | None = None,
+    annex: Mapping[str, Any] | None = None,
+    on_checkpoint: "Callable[[Artifact], None] | None" = None,
+) -> Iterator[Run]:
+    """Yield a run as `start_run` does, with what the caller knows better than this process."""
+    with contextlib.ExitStack() as stack:
+        registry = stack.enter_context(_open(settings))
+        base = _base(registry, request.resume_from)
+        artifact = registry.start_run(
+            request.project,
+            request.name or f"run-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}",
+            params=request.params,
+            inputs=[
+                *_datasets(registry, request.inputs),
+                *([] if base is None else [Input("resume", base.id)]),
+            ],
+            code=code_of(main_file(), None) if code is None else code,
+            files={ENVIRONMENT_FILE: environment()},
+            annex={**surroundings(), **(annex or {})},
+        )
+        workdir = stack.enter_context(
+            tempfile.TemporaryDirectory(prefix="artifact-pipelines-", ignore_cleanup_errors=True)
+        )
+        run = Run(registry, artifact, Path(workdir), resume_from=base, on_checkpoint=on_checkpoint)
+        if run.complete:
+            if not reuse:
+                raise ConflictError(_complete(run.reference))
+            yield run
+            return
+        try:
+            yield run
+            run.check_saved()
+        except BaseException as error:
+            try:
+                registry.finish_run(artifact, "failed", _reason(error))
+            except Exception as second:  # noqa: BLE001 (the trainer's own error is the one to see)
+                error.add_note(f"That the run failed could not be recorded: {second}")
+            raise
+        finally:
+            run.close()
+        registry.finish_run(artifact, "finished")
+
+
+def settings_of(home: str | Path | None) -> Settings:
+    """Return the environment's settings, with another home where one is given."""
+    chosen = {} if home is None else {"ARTIFACT_PIPELINES_HOME": str(home)}
+    return Settings.from_environment({**os.environ, **chosen})
+
+
+def _open(settings: Settings) -> "Registry":
+    from artifact_pipelines.registry import open_registry
+
+    return open_registry(
+        settings.home,
+        store_url=settings.store_url,
+        catalog_url=settings.catalog_url,
+        keys=settings.keys,
+        actor=settings.actor,
+    )
+
+
+def _complete(reference: str) -> str:
+    return (
+        f"the run {reference} is complete; a run name trains once, so choose a new name, "
+        "or pass reuse=True and look at Run.complete."
+    )
+
+
+def _reason(error: BaseException) -> str:
+    sentence = str(error) if isinstance(error, ArtifactError) else named(error)
+    return sentence[:_REASON_LENGTH]
+
+
+def named(error: BaseException) -> str:
+    """Return an exception's type and message on one line."""
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def _datasets(registry: "Registry", inputs: Sequence[str] | Mapping[str, str]) -> list[Input]:
+    if isinstance(inputs, str):
+        raise ConfigurationError(f"inputs must be a list of references: [{inputs!r}].")
+    named: dict[str, str] = {}
+    pairs: list[tuple[str | None, str]] = (
+        list(inputs.items())
+        if isinstance(inputs, Mapping)
+        else [(None, reference) for reference in inputs]
+    )
+    for name, reference in pairs:
+        found = registry.find(reference)
+        if found.kind is not Kind.DATASET:
+            raise ConfigurationError(
+                f"the input {reference!r} is a {found.kind.replace('_', ' ')}, not a dataset; "
+                "to go on from a checkpoint, use resume_from."
+            )
+        role = found.name if name is None else name
+        if role in named:
+            raise ConfigurationError(
+                f"two inputs are named {role!r}; pass a mapping with a name for each."
+            )
+        named[role] = found.id
+    return [Input(f"{_DATASET_ROLE}{role}", artifact) for role, artifact in named.items()]
+
+
+def _base(registry: "Registry", reference: str | None) -> "Artifact | None":
+    if reference is None:
+        return None
+    found = registry.find(reference)
+    if found.kind is not Kind.CHECKPOINT:
+        hint = f"{found.reference}@latest" if found.kind is Kind.TRAINING_RUN else "digits/run-1@40"
+        raise ConfigurationError(
+            f"{reference!r} is a {found.kind.replace('_', ' ')}, not a checkpoint; "
+            f"resume from a checkpoint such as {hint}."
+        )
+    return found
+
+
+def _numbers(what: str, metrics: Mapping[str, float]) -> dict[str, float]:
+    numbers = {}
+    for name, value in metrics.items():
+        try:
+            numbers[name] = float(value)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise TrainerError(
+                f"{what}: the metric {name!r} is {value!r:.80}, not a number."
+            ) from error
+    return numbers
+
+
+def _whole(what: str, value: object) -> int:
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)  # type: ignore[arg-type] # what it refuses is the point
+    except TypeError:
+        pass
+    raise TrainerError(f"the {what} must be a whole number, not {value!r}.")
+
+
+def step_of(checkpoint: "Artifact") -> int:
+    """Return the step of a checkpoint."""
+    if checkpoint.step is None:
+        raise TrainerError(f"{checkpoint.reference} has no step.")
+    return checkpoint.step
