@@ -1,5 +1,6 @@
 """What keeps a registry sound: signed heads, scrubs, prune and the storage report."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
@@ -38,7 +39,7 @@ def tree_head(registry: RegistryResource) -> dg.MaterializeResult[Any]:
         ),
     ],
 )
-def scrub(registry: RegistryResource) -> dg.MaterializeResult[Any]:
+def scrub(registry: RegistryResource) -> Iterator[dg.MaterializeResult[Any]]:
     """The stored chunks, each read again and compared with its key."""
     with registry.opened() as opened:
         found, ledger = opened.scrub(), opened.verify_ledger()
@@ -46,7 +47,7 @@ def scrub(registry: RegistryResource) -> dg.MaterializeResult[Any]:
             f"{', '.join(damage.artifacts) or 'no live artifact'}: {damage.what}"
             for damage in found.damaged
         ]
-        return dg.MaterializeResult(
+        yield dg.MaterializeResult(
             metadata={
                 "packs": found.packs,
                 "chunks": found.chunks,
@@ -84,11 +85,11 @@ def scrub(registry: RegistryResource) -> dg.MaterializeResult[Any]:
         )
     ],
 )
-def prune(registry: RegistryResource) -> dg.MaterializeResult[Any]:
+def prune(registry: RegistryResource) -> Iterator[dg.MaterializeResult[Any]]:
     """The packs that nothing could reach, deleted after their grace."""
     with registry.opened() as opened:
         found = opened.prune()
-        return dg.MaterializeResult(
+        yield dg.MaterializeResult(
             metadata={
                 "condemned": found.condemned,
                 "deleted": found.deleted,
