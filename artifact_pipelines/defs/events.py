@@ -5,6 +5,7 @@ catalog, not the cursor, decides what is still to be done: a lost cursor repeats
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import dagster as dg
 
@@ -18,7 +19,7 @@ BATCH = 500
 
 
 def event_sensor(
-    location: str, jobs: Mapping[str, Sequence[dg.JobDefinition | dg.UnresolvedAssetJobDefinition]]
+    location: str, jobs: Mapping[str, Sequence[Any]]
 ) -> dg.SensorDefinition:
     """Return the sensor of a code location over its projects and their jobs."""
     wanted = [job for found in jobs.values() for job in found]
