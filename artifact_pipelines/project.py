@@ -3,9 +3,11 @@
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
+from artifact_pipelines.components.model_pipeline import PROJECT_TAG
 from artifact_pipelines.defs.events import event_sensor
 from artifact_pipelines.resources import RegistryResource
 
@@ -23,21 +25,11 @@ def load_project(file: str) -> dg.Definitions:
     # Checks per partition are what shows a gate where it belongs; Dagster calls them a preview.
     warnings.filterwarnings("ignore", category=dg.PreviewWarning)
     loaded = dg.load_from_defs_folder(path_within_project=folder)
-    projects = sorted(
-        {
-            spec.tags["artifact_pipelines/project"]
-            for spec in loaded.resolve_all_asset_specs()
-            if "artifact_pipelines/project" in spec.tags
-        }
-    )
-    jobs = {
-        project: [
-            job
-            for job in loaded.jobs or ()
-            if (job.tags or {}).get("artifact_pipelines/project") == project
-        ]
-        for project in projects
-    }
+    jobs: dict[str, list[Any]] = {}
+    for job in loaded.jobs or ():
+        project = (job.tags or {}).get(PROJECT_TAG)
+        if project is not None:
+            jobs.setdefault(project, []).append(job)
     return dg.Definitions.merge(
         loaded,
         dg.Definitions(

@@ -20,6 +20,9 @@ from artifact_pipelines.registry.evaluating import load_function
 from artifact_pipelines.registry.reading import Artifact, RunView
 from artifact_pipelines.resources import RegistryResource
 
+PROJECT_TAG = "artifact_pipelines/project"
+"""The tag of a project's assets and jobs."""
+
 Results = Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]
 
 
@@ -93,7 +96,7 @@ class _Graph:
         self.common: dict[str, Any] = {
             "group_name": self.project.replace("-", "_").replace(".", "_"),
             "owners": list(declared.owners),
-            "tags": {"artifact_pipelines/project": self.project},
+            "tags": {PROJECT_TAG: self.project},
         }
 
     def key(self, name: str) -> dg.AssetKey:
@@ -129,7 +132,7 @@ class _Graph:
         return dg.define_asset_job(
             f"{self.op('x')[:-3]}_{name}",
             selection=dg.AssetSelection.assets(*(self.key(asset) for asset in assets)),
-            tags={"artifact_pipelines/project": self.project},
+            tags={PROJECT_TAG: self.project},
         )
 
     def _dataset(self, item: Dataset) -> dg.AssetsDefinition:
