@@ -1,0 +1,1 @@
+"""Checks that read a model's bytes, its data or its figures, and say what they found."""

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
 
 from artifact_pipelines.domain.policy import MetricBound, NoWorse
 from artifact_pipelines.domain.verdict import Finding
@@ -54,8 +56,10 @@ def no_worse_finding(
     other, wrong = _number(baseline, gate.metric)
     if other is None:
         return Finding(gate.name, passed=False, reasons=(f"of the production model, {wrong}",))
-    worse = other - value if gate.mode == "max" else value - other
-    passed = worse <= gate.tolerance
+    # In decimal, so that 0.95 - 0.945 is 0.005 and not a little more.
+    worse = _decimal(other) - _decimal(value)
+    worse = worse if gate.mode == "max" else -worse
+    passed = worse <= _decimal(gate.tolerance)
     comparison = f"{gate.metric} {value:.4f} against {other:.4f} in production"
     reason = (
         f"{comparison}, within the tolerance {gate.tolerance:g}"
@@ -67,13 +71,19 @@ def no_worse_finding(
     )
 
 
-def _number(metrics: Mapping[str, float], name: str) -> tuple[float | None, str]:
+def _number(metrics: Mapping[str, Any], name: str) -> tuple[float | None, str]:
+    """Return a metric, or what is wrong with it."""
     if name not in metrics:
-        return (
-            None,
-            f"the evaluation gave no {name}; it gave {', '.join(sorted(metrics)) or 'nothing'}",
-        )
-    value = float(metrics[name])
-    if not math.isfinite(value):
-        return None, f"{name} is {value}, not a finite number"
-    return value, ""
+        given = ", ".join(sorted(map(str, metrics))) or "nothing"
+        return None, f"the evaluation gave no {name}; it gave {given}"
+    value = metrics[name]
+    if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
+        return None, f"{name} is {value!r}, not a number"
+    number = float(value)
+    if not math.isfinite(number):
+        return None, f"{name} is {number}, not a finite number"
+    return number, ""
+
+
+def _decimal(value: float) -> Decimal:
+    return Decimal(repr(value))
