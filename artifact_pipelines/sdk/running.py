@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 from artifact_pipelines.domain.record import Input, Kind
 from artifact_pipelines.errors import (
@@ -156,7 +156,7 @@ class Run:
         tensors: "Mapping[str, NDArray[Any]] | str | Path",
         *,
         step: int,
-        metrics: Mapping[str, float] | None = None,
+        metrics: Mapping[str, SupportsFloat] | None = None,
         epoch: float | None = None,
         optimizer: "Mapping[str, NDArray[Any]] | None" = None,
         scheduler: Mapping[str, Any] | None = None,
@@ -498,7 +498,7 @@ def _base(registry: "Registry", reference: str | None) -> "Artifact | None":
     return found
 
 
-def _numbers(what: str, metrics: Mapping[str, float]) -> dict[str, float]:
+def _numbers(what: str, metrics: Mapping[str, SupportsFloat]) -> dict[str, float]:
     numbers = {}
     for name, value in metrics.items():
         try:
