@@ -32,12 +32,23 @@ is sealed JSON: its fields and a salt, cited by the SHA-256 of its bytes. The bo
 A statement is text beside `key` and `signature` (see `signing`).
 """
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
+from typing import Final, Self
 
-from artifact_pipelines.domain import digest, merkle
+from artifact_pipelines.domain import digest, merkle, naming
 from artifact_pipelines.errors import InvalidFormatError
 
-FORMAT = "artifact-pipelines/leaf/v1"
+FORMAT: Final = "artifact-pipelines/leaf/v1"
+
+_TIME: Final = re.compile(
+    r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
+    r"T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]\.[0-9]{6}Z"
+)
+_ACTOR: Final = re.compile(r"[0-9a-f]{16,64}")
+_ACTION: Final = re.compile(r"[a-z][a-z_]{0,63}")
+_SUBJECT: Final = re.compile(r"[!-~]{1,300}")
+_FIELDS: Final = frozenset({"format", "seq", "time", "actor", "action", "subject", "body"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +57,8 @@ class Leaf:
 
     Attributes:
         seq: Its number, gap-free from 0, in commit order.
-        time: When it was committed, RFC 3339 in UTC.
-        actor: The pseudonym of whoever did it.
+        time: When it was committed, RFC 3339 in UTC to the microsecond.
+        actor: The pseudonym of whoever did it, in hexadecimal.
         action: What was done.
         subject: What it was done to.
         body: The SHA-256 of the sealed body.
@@ -59,37 +70,52 @@ class Leaf:
     action: str
     subject: str
     body: str
+    _encoded: bytes = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what no envelope may say."""
+        if type(self.seq) is not int or not 0 <= self.seq <= digest.MAX_INTEGER:
+            raise InvalidFormatError(f"a leaf must be numbered from 0, not {self.seq!r}.")
+        for name, pattern in (
+            ("time", _TIME),
+            ("actor", _ACTOR),
+            ("action", _ACTION),
+            ("subject", _SUBJECT),
+        ):
+            value = getattr(self, name)
+            if not naming.matches(pattern, value):
+                raise InvalidFormatError(f"leaf {self.seq} has no valid {name}: {value!r}.")
+        digest.check_sha256(self.body, f"the body of leaf {self.seq}")
+        document = {
+            "format": FORMAT,
+            "seq": self.seq,
+            "time": self.time,
+            "actor": self.actor,
+            "action": self.action,
+            "subject": self.subject,
+            "body": self.body,
+        }
+        object.__setattr__(self, "_encoded", digest.canonical(document))
 
     def encode(self) -> bytes:
         """Return the bytes of the envelope."""
-        return digest.canonical(
-            {
-                "format": FORMAT,
-                "seq": self.seq,
-                "time": self.time,
-                "actor": self.actor,
-                "action": self.action,
-                "subject": self.subject,
-                "body": self.body,
-            }
-        )
+        return self._encoded
 
     @classmethod
-    def decode(cls, data: bytes) -> "Leaf":
-        """Return the leaf that the bytes hold.
+    def decode(cls, data: bytes) -> Self:
+        """Return the leaf that the bytes hold, with these bytes behind its hash.
 
         Raises:
             InvalidFormatError: The bytes are no envelope of this format.
         """
         found = digest.parse(data)
-        if found.pop("format", None) != FORMAT:
-            raise InvalidFormatError("these bytes are not a leaf of a format known here.")
-        try:
-            return cls(**found)
-        except TypeError as error:
-            raise InvalidFormatError(f"a leaf is malformed: {error}.") from error
+        if found.keys() != _FIELDS or found.pop("format") != FORMAT:
+            raise InvalidFormatError(f"a leaf must be of format {FORMAT!r}.")
+        leaf = cls(**found)
+        object.__setattr__(leaf, "_encoded", data)
+        return leaf
 
     @property
     def hash(self) -> bytes:
         """The leaf's hash in the tree."""
-        return merkle.leaf_hash(self.encode())
+        return merkle.leaf_hash(self._encoded)

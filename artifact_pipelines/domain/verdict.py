@@ -1,8 +1,14 @@
 """What a gate found, and the verdict that records it for one artifact."""
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, Self
+
+from artifact_pipelines.domain import digest, naming
+from artifact_pipelines.errors import InvalidFormatError
+
+_GATE: Final = re.compile(r"[A-Za-z0-9_]{1,200}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,22 @@ class Verdict:
     values: Mapping[str, Any]
     evidence: str | None
 
+    def __post_init__(self) -> None:
+        """Refuse what no verdict may say."""
+        naming.check_project(self.project)
+        if not naming.matches(_GATE, self.gate):
+            raise InvalidFormatError(
+                f"{self.gate!r} cannot name a gate: use letters, digits and _."
+            )
+        # A gate that hands on a NumPy truth value, or None, must not be taken for a pass.
+        if type(self.passed) is not bool:
+            raise InvalidFormatError(f"gate {self.gate} passed or not, but said {self.passed!r}.")
+        for name in ("artifact", "policy", "gate_code"):
+            digest.check_sha256(getattr(self, name), f"the {name} of a verdict")
+        for name in ("baseline", "evaluation", "evidence"):
+            if getattr(self, name) is not None:
+                digest.check_sha256(getattr(self, name), f"the {name} of a verdict")
+
     def payload(self, origin: str) -> dict[str, Any]:
         """Return the statement that a gate runner signs."""
         return {
@@ -73,6 +95,16 @@ class Verdict:
         }
 
     @classmethod
-    def from_payload(cls, payload: Mapping[str, Any]) -> "Verdict":
-        """Return the verdict in a statement."""
-        return cls(**{name: payload[name] for name in cls.__slots__})
+    def from_payload(cls, payload: Mapping[str, Any]) -> Self:
+        """Return the verdict in a statement.
+
+        Raises:
+            InvalidFormatError: The statement is no verdict.
+        """
+        names = [item.name for item in fields(cls)]
+        if payload.get("type") != "verdict" or payload.keys() != {"type", "origin", *names}:
+            raise InvalidFormatError("a statement is no verdict.")
+        reasons = payload["reasons"]
+        if not isinstance(reasons, list) or not isinstance(payload["values"], Mapping):
+            raise InvalidFormatError("a verdict needs a list of reasons and figures by name.")
+        return cls(**{name: payload[name] for name in names} | {"reasons": tuple(reasons)})

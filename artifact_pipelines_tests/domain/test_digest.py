@@ -5,8 +5,8 @@ import json
 import math
 import re
 from decimal import Decimal
-from types import MappingProxyType
 from random import Random
+from types import MappingProxyType
 from typing import Any
 
 import pytest
