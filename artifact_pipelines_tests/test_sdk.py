@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from safetensors.numpy import load
 
 import artifact_pipelines
-from artifact_pipelines import Run, start_run
+from artifact_pipelines import Run, resolve, start_run
 from artifact_pipelines.domain import digest
+from artifact_pipelines.domain.policy import Policy
 from artifact_pipelines.domain.record import Input
 from artifact_pipelines.errors import (
     ConfigurationError,
@@ -604,6 +605,7 @@ def fit(run):
         assert process.returncode == 1, home
         assert self.said(messages) == {"outcome": "failed", "error": sentence, "checkpoints": 0}
         assert err.splitlines()[-1] == sentence
+        assert json.dumps(sentence) in messages.read_text()
         assert ("Traceback" in err) == (
             "raised" in sentence or "cannot be" in sentence or "fitt" in sentence
         )
@@ -633,6 +635,29 @@ def fit(run):
 
         assert done.returncode == 2, home
         assert done.stderr == "artifact_pipelines.sdk is started by Dagster, not by hand.\n"
+
+
+class TestResolving:
+    def test_a_stage_is_fetched_with_its_proof(self, registry: Registry, tmp_path: Path) -> None:
+        registry.set_policy("p", Policy(promotion={"staging": "automatic"}))
+        with start_run("p", "r") as run:
+            run.checkpoint(WEIGHTS, step=1, metrics={"auc": 0.5})
+        model = registry.evaluate("p", "r").chosen
+        assert model is not None
+        promotion = registry.promote(model.reference, "staging")
+        found = resolve("p@staging")
+        folder = found.fetch(tmp_path / "serve")
+
+        assert (found.model, found.id, found.content) == ("p/v1", model.id, model.content)
+        assert (found.seq, found.pending) == (promotion.seq, False)
+        assert found.metrics == {"auc": 0.5}
+        assert found.proof.verify(registry.log_key())[0].seq == found.seq
+        assert [file.name for file in folder.iterdir()] == ["model.safetensors"]
+        assert load((folder / "model.safetensors").read_bytes())["w"].tolist() == [0, 1, 2, 3]
+
+    def test_a_stage_that_serves_nothing_says_so(self, home: Path) -> None:
+        with pytest.raises(UnknownArtifactError, match="p@production serves nothing yet"):
+            resolve("p@production", home=home)
 
 
 class TestThePackage:

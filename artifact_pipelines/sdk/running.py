@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from artifact_pipelines.registry import Registry
-    from artifact_pipelines.registry.promoting import Resolved as Proven
     from artifact_pipelines.registry.reading import Artifact
+    from artifact_pipelines.registry.signing_off import Proof
 
 MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -286,7 +286,7 @@ class Resolved:
         metrics: The metrics recorded with it.
         seq: The pointer leaf; it changes when the pointer moves.
         pending: Whether a later move waits for a signed head.
-        proven: The model with the proof that the signed log points at it.
+        proof: That the pointer leaf is in the signed log.
     """
 
     reference: str
@@ -296,7 +296,7 @@ class Resolved:
     metrics: Mapping[str, float]
     seq: int
     pending: bool
-    proven: "Proven"
+    proof: "Proof"
     _settings: Settings
 
     def fetch(self, to: str | Path) -> Path:
@@ -324,7 +324,7 @@ def resolve(reference: str, *, home: str | Path | None = None) -> Resolved:
         metrics=MappingProxyType(model.metrics),
         seq=proven.seq,
         pending=proven.pending,
-        proven=proven,
+        proof=proven.proof,
         _settings=settings,
     )
 

@@ -65,6 +65,7 @@ def _work(pipes: "PipesContext") -> int:
         sentence, code = named(error), 1
     if sentence is not None:
         sys.stderr.write(f"{sentence}\n")
+        pipes.log.error(sentence)
     pipes.report_custom_message(
         {
             "outcome": "finished" if code == 0 else "failed",
