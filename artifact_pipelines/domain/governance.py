@@ -3,11 +3,16 @@
 Whoever can write the database can write any row. The signer trusts none of them: it
 starts from the keys in the first leaf, checks every signature, and decides every pointer
 move again. A leaf that breaks a rule is never signed over.
+
+A signature does not grow old, so a statement must not work a second time: a pointer move
+and an approval name the pointer that they are about, a failed verdict is final for its
+policy and baseline, and the statement that puts a policy in force counts once.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from artifact_pipelines.domain import digest, naming
 from artifact_pipelines.domain.leaf import Leaf
 from artifact_pipelines.domain.policy import PRODUCTION, Policy
 from artifact_pipelines.domain.signing import PublicKey, SignedStatement
@@ -18,26 +23,36 @@ from artifact_pipelines.domain.stage import (
     decide_promotion,
     decide_rollback,
 )
-from artifact_pipelines.domain import digest
+from artifact_pipelines.domain.verdict import Verdict
 from artifact_pipelines.errors import ArtifactError, GovernanceError
 
+ROLES = ("approver", "gate", "operator", "owner")
+
 Body = Mapping[str, Any]
+PolicyText = Callable[[str], bytes]
 State = dict[str, Any]
 """What the signer knows: plain JSON, so that it can be kept beside the last head."""
 
 
-def begin() -> State:
-    """Return the state before the first leaf."""
+def begin(owner: str | None = None) -> State:
+    """Return the state before the first leaf.
+
+    Args:
+        owner: The public key in hexadecimal that the log must be begun by, where it is known.
+    """
     return {
+        "seq": -1,
         "origin": None,
         "log_key": None,
+        "owner": owner,
         "keys": {},
         "policies": {},
         "pointers": {},
         "verdicts": {},
+        "requests": {},
         "approvals": {},
         "proven": {},
-        "recalled": [],
+        "recalled": {},
     }
 
 
@@ -51,151 +66,230 @@ def pointers_digest(found: Mapping[str, int]) -> str:
     return digest.sha256(digest.canonical(found))
 
 
-def replay(state: State, leaf: Leaf, body: Body, policy_text: Callable[[str], bytes]) -> None:
-    """Bring the state to that after a leaf.
+def replay(state: State, leaf: Leaf, body: Body | None, policy_text: PolicyText) -> None:
+    """Bring the state to that after a leaf; where the leaf is refused it stays as it was.
 
     Args:
         state: The state; changed in place.
         leaf: The next leaf.
-        body: Its body.
+        body: Its body, from bytes that have the digest that the leaf cites; None once erased.
         policy_text: Returns the policy document of a digest.
 
     Raises:
         GovernanceError: The rules do not allow the leaf.
     """
+    if leaf.seq <= state["seq"]:
+        raise GovernanceError(f"leaf {leaf.seq} was replayed before.")
     handler = _HANDLERS.get(leaf.action)
-    if handler is None:
-        return
-    try:
-        handler(state, leaf, body, policy_text)
-    except GovernanceError:
-        raise
-    except (ArtifactError, KeyError, TypeError, ValueError) as error:
-        raise GovernanceError(f"leaf {leaf.seq} ({leaf.action}) is not allowed: {error}") from error
+    if handler is not None:
+        if body is None:
+            raise GovernanceError(
+                f"the body of leaf {leaf.seq} ({leaf.action}) was erased before it was checked."
+            )
+        try:
+            handler(state, leaf, body, policy_text)
+        except GovernanceError:
+            raise
+        except (ArtifactError, AttributeError, KeyError, TypeError, ValueError) as error:
+            raise GovernanceError(
+                f"leaf {leaf.seq} ({leaf.action}) is not allowed: {error!s}"
+            ) from error
+    state["seq"] = leaf.seq
 
 
-def _log_create(state: State, leaf: Leaf, body: Body, _text: Any) -> None:
+def _log_create(state: State, leaf: Leaf, body: Body, _text: PolicyText) -> None:
     if leaf.seq != 0:
         raise GovernanceError(f"leaf {leaf.seq} begins the log a second time.")
-    state["origin"] = body["origin"]
-    state["log_key"] = body["log_key"]
-    _add_key(state, body["owner"]["name"], body["owner"]["public"], ["owner"])
+    origin, log_key = _texts(body, "origin", "log_key")
+    name, public = _texts(body["owner"], "name", "public")
+    if state["owner"] not in {None, public}:
+        raise GovernanceError("the log was begun by another owner than the one expected.")
+    _add_key(state, name, public, ["owner"])
+    state["origin"], state["log_key"], state["owner"] = origin, log_key, public
 
 
-def _key_register(state: State, leaf: Leaf, body: Body, _text: Any) -> None:
+def _key_register(state: State, leaf: Leaf, body: Body, _text: PolicyText) -> None:
     said = _signed(state, leaf, body, "key", "owner")
-    _add_key(state, said["name"], said["public"], said["roles"])
+    roles = said["roles"]
+    if not isinstance(roles, list) or not roles or any(role not in ROLES for role in roles):
+        raise GovernanceError(f"leaf {leaf.seq} gives roles that are not among {', '.join(ROLES)}.")
+    name, public = _texts(said, "name", "public")
+    _add_key(state, name, public, roles)
 
 
 def _add_key(state: State, name: str, public: str, roles: list[str]) -> None:
+    naming.check_project(name)
     key = PublicKey.from_hex(public)
     if key.key_id in state["keys"] or name in {known["name"] for known in state["keys"].values()}:
         raise GovernanceError(f"the key {name!r} is registered twice.")
-    state["keys"][key.key_id] = {"name": name, "public": public, "roles": sorted(roles)}
+    state["keys"][key.key_id] = {"name": name, "public": public, "roles": sorted(set(roles))}
 
 
-def _policy_set(state: State, leaf: Leaf, body: Body, _text: Any) -> None:
+def _policy_set(state: State, leaf: Leaf, body: Body, _text: PolicyText) -> None:
     said = _signed(state, leaf, body, "policy", "owner")
-    state["policies"][said["project"]] = said["policy"]
+    project, policy = _texts(said, "project", "policy")
+    naming.check_project(project)
+    known = state["policies"].get(project, {"digest": None, "said": {}})
+    statement = digest.sha256(body["statement"].encode())
+    earlier = known["said"].get(statement)
+    if policy == known["digest"]:
+        # Two processes that put the same policy in force at once say the same.
+        return
+    if earlier is not None:
+        raise GovernanceError(
+            f"leaf {leaf.seq} puts a policy in force with the statement of leaf {earlier}; "
+            "a statement counts once, so sign a new one with another nonce."
+        )
+    state["policies"][project] = {"digest": policy, "said": {**known["said"], statement: leaf.seq}}
 
 
-def _verdict(state: State, leaf: Leaf, body: Body, _text: Any) -> None:
+def _verdict(state: State, leaf: Leaf, body: Body, _text: PolicyText) -> None:
     said = _signed(state, leaf, body, "verdict", "gate")
-    facts = state["verdicts"].setdefault(said["artifact"], {})
-    facts[said["gate"]] = [leaf.seq, said["passed"], said["policy"], said["baseline"]]
+    project, artifact, gate, policy = _texts(said, "project", "artifact", "gate", "policy")
+    passed, baseline = Verdict.from_payload(said).passed, said["baseline"]
+    bindings = state["verdicts"].setdefault(f"{naming.check_project(project)}/{artifact}", {})
+    facts = bindings.setdefault(f"{policy}/{baseline or ''}", {})
+    known = facts.get(gate)
+    if known is None or (known[1] and not passed):
+        facts[gate] = [leaf.seq, passed]
 
 
-def _approval(state: State, leaf: Leaf, body: Body, _text: Any) -> None:
+def _request(state: State, _leaf: Leaf, body: Body, _text: PolicyText) -> None:
+    artifact, author = _texts(body, "artifact", "author")
+    authors = state["requests"].setdefault(_place(body), {}).setdefault(artifact, [])
+    if author not in authors:
+        authors.append(author)
+
+
+def _approval(state: State, leaf: Leaf, body: Body, _text: PolicyText) -> None:
     said = _signed(state, leaf, body, "approval", "approver")
-    state["approvals"].setdefault(said["artifact"], []).append(
-        [leaf.seq, said["project"], said["stage"], said["policy"], said["pointer"], body["key"]]
-    )
+    place = _place(said)
+    artifact, policy, approver = _texts(said, "artifact", "policy", "approver")
+    if approver != state["keys"][body["key"]]["name"]:
+        raise GovernanceError(f"leaf {leaf.seq} is an approval in the name of somebody else.")
+    if said["pointer"] == _pointer(state, place)["seq"]:
+        fact = [leaf.seq, artifact, policy, body["key"], leaf.actor]
+        state["approvals"].setdefault(place, []).append(fact)
 
 
-def _recall(state: State, _leaf: Leaf, body: Body, _text: Any) -> None:
-    state["recalled"] = sorted({*state["recalled"], body["artifact"], *body["descendants"]})
+def _recall(state: State, leaf: Leaf, body: Body, _text: PolicyText) -> None:
+    for artifact in [body["artifact"], *body["descendants"]]:
+        state["recalled"].setdefault(artifact, leaf.seq)
 
 
-def _promote(
-    state: State, leaf: Leaf, body: Body, policy_text: Callable[[str], bytes]
-) -> None:
+def _forget(state: State, leaf: Leaf, _body: Body, _text: PolicyText) -> None:
+    for place, pointer in state["pointers"].items():
+        if pointer["artifact"] == leaf.subject:
+            raise GovernanceError(f"leaf {leaf.seq} forgets the model that {place} points at.")
+
+
+def _promote(state: State, leaf: Leaf, body: Body, policy_text: PolicyText) -> None:
     said = _signed(state, leaf, body, "pointer", "operator")
-    artifact, project, stage = said["artifact"], said["project"], said["stage"]
+    place = _place(said)
+    artifact, project, stage = _texts(said, "artifact", "project", "stage")
     policy = _policy(state, project, policy_text)
-    case = PromotionCase(
-        artifact=artifact,
-        stage=stage,
-        policy=policy,
-        pointer=_pointer(state, project, stage)["seq"],
-        baseline=_pointer(state, project, PRODUCTION)["artifact"],
-        verdicts=[
-            VerdictFact(fact[0], artifact, gate, fact[1], fact[2], fact[3])
-            for gate, fact in state["verdicts"].get(artifact, {}).items()
-        ],
-        approvals=[
-            ApprovalFact(seq, artifact, found_stage, found_policy, pointer, key, used=False)
-            for seq, found_project, found_stage, found_policy, pointer, key in state["approvals"].get(
-                artifact, []
-            )
-            if found_project == project
-        ],
-        recalled=artifact in state["recalled"],
+    pointer = _pointer(state, place)["seq"]
+    decision = decide_promotion(
+        PromotionCase(
+            artifact=artifact,
+            stage=stage,
+            policy=policy,
+            pointer=pointer,
+            baseline=_pointer(state, f"{project}/{PRODUCTION}")["artifact"],
+            verdicts=_verdicts(state, project, artifact),
+            # Only what the operator cites: an approval that is not used up is not used.
+            approvals=[
+                ApprovalFact(seq, approved, stage, digest_, pointer, key, used=False, by=by)
+                for seq, approved, digest_, key, by in state["approvals"].get(place, [])
+                if seq in said["approvals"]
+            ],
+            recalled=artifact in state["recalled"],
+            authors=state["requests"].get(place, {}).get(artifact, []),
+        )
     )
-    decision = decide_promotion(case)
-    reasons = list(decision.reasons)
-    if said["pointer"] != case.pointer or said["policy"] != policy.digest:
-        reasons.append("it was decided on another pointer or policy")
-    if not set(said["approvals"]) <= set(decision.approvals):
+    reasons = [*decision.reasons, *_misplaced(state, said)]
+    if said["policy"] != policy.digest:
+        reasons.append("it was decided under another policy")
+    if sorted(said["verdicts"]) != list(decision.verdicts):
+        reasons.append("it does not cite the verdicts that it rests on")
+    if sorted(said["approvals"]) != list(decision.approvals):
         reasons.append("it uses approvals that are not its own")
     if reasons:
         raise GovernanceError(f"leaf {leaf.seq} promotes {artifact[:16]}: {'; '.join(reasons)}.")
-    state["approvals"][artifact] = [
-        fact for fact in state["approvals"].get(artifact, []) if fact[0] not in said["approvals"]
-    ]
-    state["proven"].setdefault(f"{project}/{stage}", {})[artifact] = leaf.seq
-    _move(state, leaf, said)
+    state["proven"].setdefault(place, {})[artifact] = [leaf.seq, policy.digest]
+    _move(state, leaf, place, artifact)
 
 
-def _rollback(state: State, leaf: Leaf, body: Body, _text: Any) -> None:
+def _rollback(state: State, leaf: Leaf, body: Body, _text: PolicyText) -> None:
     said = _signed(state, leaf, body, "pointer", "operator")
-    artifact, project, stage = said["artifact"], said["project"], said["stage"]
-    current = _pointer(state, project, stage)
-    proven = state["proven"].get(f"{project}/{stage}", {}).get(artifact)
+    place = _place(said)
+    (artifact,) = _texts(said, "artifact")
+    proof = state["proven"].get(place, {}).get(artifact)
     decision = decide_rollback(
-        proven=proven is not None and proven == said["original"],
+        proven=proof is not None,
         recalled=artifact in state["recalled"],
-        current=current["artifact"] == artifact,
+        current=_pointer(state, place)["artifact"] == artifact,
     )
-    reasons = list(decision.reasons)
+    reasons = [*decision.reasons, *_misplaced(state, said)]
+    if proof is not None and proof != [said["original"], said["policy"]]:
+        reasons.append("it does not cite the promotion that proved the model")
+    if said["verdicts"] or said["approvals"]:
+        reasons.append("it uses verdicts or approvals, which a rollback does not need")
+    if reasons:
+        raise GovernanceError(
+            f"leaf {leaf.seq} rolls back to {artifact[:16]}: {'; '.join(reasons)}."
+        )
+    _move(state, leaf, place, artifact)
+
+
+def _misplaced(state: State, said: Mapping[str, Any]) -> list[str]:
+    """Return what a pointer move takes for granted and is not so."""
+    current = _pointer(state, _place(said))
+    reasons = []
     if said["pointer"] != current["seq"]:
         reasons.append("it was decided on another pointer")
-    if reasons:
-        raise GovernanceError(f"leaf {leaf.seq} rolls back to {artifact[:16]}: {'; '.join(reasons)}.")
-    _move(state, leaf, said)
+    if said["previous"] != current["artifact"]:
+        reasons.append("it names another previous model than the log does")
+    return reasons
 
 
-def _move(state: State, leaf: Leaf, said: Mapping[str, Any]) -> None:
-    name = f"{said['project']}/{said['stage']}"
-    if said["previous"] != _pointer(state, said["project"], said["stage"])["artifact"]:
-        raise GovernanceError(f"leaf {leaf.seq} names another previous model than the log does.")
-    state["pointers"][name] = {"artifact": said["artifact"], "seq": leaf.seq}
+def _move(state: State, leaf: Leaf, place: str, artifact: str) -> None:
+    """Point a stage at a model; approvals for the former pointer can never be used again."""
+    state["pointers"][place] = {"artifact": artifact, "seq": leaf.seq}
+    state["approvals"].pop(place, None)
+    state["requests"].get(place, {}).pop(artifact, None)
 
 
-def _pointer(state: State, project: str, stage: str) -> dict[str, Any]:
-    found: dict[str, Any] = state["pointers"].get(
-        f"{project}/{stage}", {"artifact": None, "seq": 0}
-    )
+def _verdicts(state: State, project: str, artifact: str) -> list[VerdictFact]:
+    facts = []
+    for binding, gates in state["verdicts"].get(f"{project}/{artifact}", {}).items():
+        policy, _, baseline = binding.partition("/")
+        facts += [
+            VerdictFact(seq, artifact, gate, passed, policy, baseline or None)
+            for gate, (seq, passed) in gates.items()
+        ]
+    return facts
+
+
+def _place(said: Mapping[str, Any]) -> str:
+    """Return project/stage, of names that hold no slash themselves."""
+    project, stage = _texts(said, "project", "stage")
+    return f"{naming.check_project(project)}/{naming.check_stage(stage)}"
+
+
+def _pointer(state: State, place: str) -> dict[str, Any]:
+    found: dict[str, Any] = state["pointers"].get(place, {"artifact": None, "seq": 0})
     return found
 
 
-def _policy(state: State, project: str, policy_text: Callable[[str], bytes]) -> Policy:
-    name = state["policies"].get(project)
-    if name is None:
+def _policy(state: State, project: str, policy_text: PolicyText) -> Policy:
+    known = state["policies"].get(project)
+    if known is None:
         raise GovernanceError(f"the project {project!r} has no policy.")
-    policy = Policy.of(digest.parse(policy_text(name)))
-    if policy.digest != name:
+    name, text = known["digest"], policy_text(known["digest"])
+    if digest.sha256(text) != name:
         raise GovernanceError(f"the policy {name[:16]} is not the stored one.")
-    return policy
+    return Policy.decode(text)
 
 
 def _signed(state: State, leaf: Leaf, body: Body, kind: str, role: str) -> dict[str, Any]:
@@ -205,7 +299,9 @@ def _signed(state: State, leaf: Leaf, body: Body, kind: str, role: str) -> dict[
     if key is None:
         raise GovernanceError(f"leaf {leaf.seq} is signed by the unregistered key {signed.key}.")
     if role not in key["roles"]:
-        raise GovernanceError(f"leaf {leaf.seq} is signed by {key['name']!r}, who has no role {role}.")
+        raise GovernanceError(
+            f"leaf {leaf.seq} is signed by {key['name']!r}, who has no role {role}."
+        )
     signed.verify(PublicKey.from_hex(key["public"]))
     said = signed.payload
     if said.get("type") != kind or said.get("origin") != state["origin"]:
@@ -213,13 +309,23 @@ def _signed(state: State, leaf: Leaf, body: Body, kind: str, role: str) -> dict[
     return said
 
 
-_HANDLERS: Mapping[str, Callable[[State, Leaf, Body, Any], None]] = {
+def _texts(said: Mapping[str, Any], *names: str) -> tuple[str, ...]:
+    found = tuple(said[name] for name in names)
+    for name, value in zip(names, found, strict=True):
+        if not isinstance(value, str):
+            raise GovernanceError(f"the field {name!r} of a leaf body is not text.")
+    return found
+
+
+_HANDLERS: Mapping[str, Callable[[State, Leaf, Body, PolicyText], None]] = {
     "log_create": _log_create,
     "key_register": _key_register,
     "policy_set": _policy_set,
     "verdict": _verdict,
+    "request": _request,
     "approval": _approval,
     "recall": _recall,
+    "forget": _forget,
     "promote": _promote,
     "rollback": _rollback,
 }

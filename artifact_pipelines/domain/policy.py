@@ -6,7 +6,7 @@ The digest of the policy document is named in every verdict, approval and promot
 import re
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -14,78 +14,108 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    FiniteFloat,
     PlainSerializer,
+    PrivateAttr,
     Tag,
     ValidationError,
     model_validator,
 )
 
 from artifact_pipelines.domain import digest, naming
-from artifact_pipelines.errors import PolicyError
+from artifact_pipelines.errors import ArtifactError, PolicyError
 
 PRODUCTION = "production"
 FORMATS = ("safetensors", "json", "parquet", "npy", "npz", "onnx", "csv", "text")
 
+# The path of a wrong field names the form that pydantic read it as, which no document has.
+_FORM = 2
+_FORMS_OF_A_GATE = frozenset({"bound", "no_worse", "formats"})
+_FORMS_OF_A_RULE = frozenset({"literal['automatic']", "Approvals"})
+
+_DURATION = re.compile(r"([0-9]{1,6})([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-def _duration(value: Any) -> Any:
-    if not isinstance(value, str):
+def _duration(value: object) -> timedelta:
+    """Return the duration that a text writes."""
+    if isinstance(value, timedelta) and value >= timedelta():
         return value
-    found = re.fullmatch(r"([0-9]+)([smhdw])", value)
-    if not found:
+    found = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
         raise ValueError("expected a duration such as 12h, 30d or 4w")
     return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
+def _written(value: timedelta) -> str:
+    """Return a duration in the largest unit that divides it."""
+    seconds = int(value.total_seconds())
+    for unit, name in reversed(_UNITS.items()):
+        whole = int(timedelta(**{name: 1}).total_seconds())
+        if seconds and seconds % whole == 0:
+            return f"{seconds // whole}{unit}"
+    return "0s"
+
+
 Duration = Annotated[
-    timedelta,
-    BeforeValidator(_duration),
-    PlainSerializer(lambda value: f"{int(value.total_seconds())}s", return_type=str),
+    timedelta, BeforeValidator(_duration), PlainSerializer(_written, return_type=str)
 ]
+
+Metric = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./-]{0,99}$")]
+Count = Annotated[int, Field(ge=1)]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    """A part of a policy: it takes no field that it does not know."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False
+    )
 
 
 class MetricBound(_Frozen):
     """A metric on the evaluation data has a floor or a ceiling."""
 
-    metric: str
-    min: float | None = None
-    max: float | None = None
+    metric: Metric
+    min: FiniteFloat | None = None
+    max: FiniteFloat | None = None
 
     @model_validator(mode="after")
-    def _bounded(self) -> "MetricBound":
+    def _bounded(self) -> Self:
+        """Refuse a gate that nothing or everything passes."""
         if self.min is None and self.max is None:
             raise ValueError("a metric gate needs min or max")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError("a metric gate's min is above its max")
         return self
 
     @property
     def name(self) -> str:
         """The name of the gate."""
-        return f"{self.metric}_{'min' if self.max is None else 'max' if self.min is None else 'range'}"
+        bound = "min" if self.max is None else "max" if self.min is None else "range"
+        return f"{_identifier(self.metric)}_{bound}"
 
 
 class NoWorse(_Frozen):
     """A metric is no worse than that of the model in production, on the same data."""
 
-    metric: str
+    metric: Metric
     no_worse_than: Literal["production"]
-    tolerance: float = Field(default=0.0, ge=0.0)
+    tolerance: FiniteFloat = Field(default=0.0, ge=0.0)
     mode: Literal["max", "min"] = "max"
 
     @property
     def name(self) -> str:
         """The name of the gate."""
-        return f"{self.metric}_no_worse_than_production"
+        return f"{_identifier(self.metric)}_no_worse_than_production"
 
 
 class Formats(_Frozen):
     """Every file of the model is of an allowed format, by its content."""
 
-    formats: tuple[Literal["safetensors", "json", "parquet", "npy", "npz", "onnx", "csv", "text"], ...]
+    formats: tuple[
+        Literal["safetensors", "json", "parquet", "npy", "npz", "onnx", "csv", "text"], ...
+    ]
 
     @property
     def name(self) -> str:
@@ -93,8 +123,19 @@ class Formats(_Frozen):
         return "safety"
 
 
-def _which(value: Any) -> str:
-    keys = set(value) if isinstance(value, Mapping) else set(type(value).model_fields)
+def _identifier(metric: str) -> str:
+    """Return a metric's name as a gate may carry it, whose name is also an asset check's."""
+    return re.sub(r"[^A-Za-z0-9_]", "_", metric)
+
+
+def _which(value: object) -> str:
+    """Return which gate a mapping describes, by the fields it has."""
+    if isinstance(value, Mapping):
+        keys = set(value)
+    elif isinstance(value, _Frozen):
+        keys = set(type(value).model_fields)
+    else:
+        keys = set()
     if "formats" in keys:
         return "formats"
     return "no_worse" if "no_worse_than" in keys else "bound"
@@ -111,24 +152,42 @@ Gate = Annotated[
 class Select(_Frozen):
     """Which checkpoint of a run is put forward first, and how many may follow it."""
 
-    metric: str
+    metric: Metric
     mode: Literal["max", "min"] = "max"
     tries: int = Field(default=1, ge=1, le=100, alias="try")
 
 
 class Approvals(_Frozen):
-    """How many people must approve."""
+    """How many people must approve, and whether whoever asked may be one of them."""
 
     approvals: int = Field(ge=1, le=20)
+    author_may_approve: bool = True
 
 
 class Keep(_Frozen):
-    """The checkpoints of a run that stay whatever their age."""
+    """The checkpoints of a run that stay whatever their age.
+
+    Attributes:
+        last: How many of the highest steps.
+        best: How many of the best by the metric that the project selects by.
+        every: One at each multiple of this many steps.
+        within: Those that are not older.
+        hourly: The newest of each of so many hours that have one; the same for the next.
+        daily: Of each day, in UTC.
+        weekly: Of each ISO week.
+        monthly: Of each month.
+        yearly: Of each year.
+    """
 
     last: int = Field(default=1, ge=0)
     best: int = Field(default=1, ge=0)
-    every: int | None = Field(default=None, ge=1, description="steps")
+    every: Count | None = None
     within: Duration | None = None
+    hourly: Count | None = None
+    daily: Count | None = None
+    weekly: Count | None = None
+    monthly: Count | None = None
+    yearly: Count | None = None
 
 
 class Retention(_Frozen):
@@ -157,17 +216,22 @@ class Policy(_Frozen):
     retention: Retention = Retention()
     contracts: dict[str, Contract] = Field(default_factory=dict)
 
+    _stored: bytes | None = PrivateAttr(default=None)
+
     @model_validator(mode="after")
-    def _coherent(self) -> "Policy":
+    def _coherent(self) -> Self:
+        """Refuse parts that do not go together."""
         for stage in self.promotion:
             naming.check_stage(stage)
-        names = [gate.name for gate in self.gates]
+        names = ["integrity", "data_contract", *(gate.name for gate in self.gates)]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"the gate {twice[0]} stands twice")
         measured = [gate for gate in self.gates if not isinstance(gate, Formats)]
         if measured and not (self.evaluate and self.evaluation):
-            raise ValueError("gates on metrics need evaluate (a function) and evaluation (a dataset)")
+            raise ValueError(
+                "gates on metrics need evaluate (a function) and evaluation (a dataset)"
+            )
         return self
 
     def required(self) -> tuple[str, ...]:
@@ -185,12 +249,15 @@ class Policy(_Frozen):
         return FORMATS
 
     def document(self) -> dict[str, Any]:
-        """Return the policy as plain data."""
-        return self.model_dump(mode="json", by_alias=True)
+        """Return the policy as plain data, without what is as it is by default.
+
+        A rule that a later release adds, off by default, then changes no digest.
+        """
+        return self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
 
     def encode(self) -> bytes:
-        """Return the bytes behind the policy's digest."""
-        return digest.canonical(self.document())
+        """Return the bytes behind the policy's digest: those it was read from, where it was."""
+        return digest.canonical(self.document()) if self._stored is None else self._stored
 
     @property
     def digest(self) -> str:
@@ -198,7 +265,19 @@ class Policy(_Frozen):
         return digest.sha256(self.encode())
 
     @classmethod
-    def of(cls, document: Mapping[str, Any]) -> "Policy":
+    def decode(cls, data: bytes) -> Self:
+        """Return the policy that stored bytes hold, with these bytes behind its digest.
+
+        Raises:
+            InvalidFormatError: They are no JSON object.
+            PolicyError: The document breaks a rule.
+        """
+        policy = cls.of(digest.parse(data))
+        policy._stored = data  # noqa: SLF001  its own
+        return policy
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Self:
         """Return the policy in a document.
 
         Raises:
@@ -207,6 +286,25 @@ class Policy(_Frozen):
         try:
             return cls.model_validate(document)
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"]) or "policy"
-            raise PolicyError(f"the policy field {place!r} is wrong: {first['msg']}.") from error
+            raise PolicyError(_sentence(error)) from error
+        except ArtifactError as error:
+            raise PolicyError(f"the policy is wrong: {error}") from error
+
+
+def _sentence(error: ValidationError) -> str:
+    """Return what is wrong first, with the path of the field as it stands in the document."""
+    first = error.errors()[0]
+    forms = {"gates": _FORMS_OF_A_GATE, "promotion": _FORMS_OF_A_RULE}
+    known = forms.get(str(first["loc"][0]) if first["loc"] else "", frozenset())
+    parts = [
+        str(part) for depth, part in enumerate(first["loc"]) if depth != _FORM or part not in known
+    ]
+    place = ".".join(parts)
+    said = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        said = "there is no such field here"
+    elif first["type"] == "missing":
+        said = "it is missing"
+    if not place:
+        return f"the policy is wrong: {said}."
+    return f"the policy field {place!r} is wrong: {said}."

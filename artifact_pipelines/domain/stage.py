@@ -1,6 +1,6 @@
 """When a stage pointer may move. Every decision gives its reasons."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from artifact_pipelines.domain.policy import Approvals, Policy
@@ -20,7 +20,18 @@ class VerdictFact:
 
 @dataclass(frozen=True, slots=True)
 class ApprovalFact:
-    """An approval whose signature was checked."""
+    """An approval whose signature was checked.
+
+    Attributes:
+        seq: Its leaf.
+        artifact: The model.
+        stage: The stage.
+        policy: The digest of the policy that was in force.
+        pointer: The leaf that had last moved the pointer.
+        key: The id of the approver's key.
+        used: Whether a pointer move has used it up.
+        by: The pseudonym of whoever recorded it.
+    """
 
     seq: int
     artifact: str
@@ -29,6 +40,7 @@ class ApprovalFact:
     pointer: int
     key: str
     used: bool
+    by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +56,8 @@ class PromotionCase:
         verdicts: The model's verdicts.
         approvals: The approvals for the model.
         recalled: Whether the model was withdrawn.
+        authors: The pseudonyms of whoever has an open request for this promotion.
+        rollback_ready: Whether a former model is whole, or None where there is none to ask for.
     """
 
     artifact: str
@@ -54,6 +68,8 @@ class PromotionCase:
     verdicts: Sequence[VerdictFact]
     approvals: Sequence[ApprovalFact]
     recalled: bool
+    authors: Collection[str] = ()
+    rollback_ready: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,41 +95,15 @@ def decide_promotion(case: PromotionCase) -> Decision:
         reasons.append(f"the policy has no stage {case.stage!r}")
     if case.recalled:
         reasons.append("the model was recalled")
-    digest = case.policy.digest
-    newest: dict[str, VerdictFact] = {}
-    for verdict in sorted(case.verdicts, key=lambda fact: fact.seq):
-        if verdict.artifact == case.artifact and verdict.policy == digest:
-            newest[verdict.gate] = verdict
-    for gate in case.policy.required():
-        found = newest.get(gate)
-        if found is None:
-            reasons.append(f"the gate {gate} has no verdict under the policy in force")
-        elif not found.passed:
-            reasons.append(f"the gate {gate} failed")
-        elif found.baseline != case.baseline:
-            reasons.append(
-                f"the gate {gate} was judged against another production model; evaluate again"
-            )
-    approvals: dict[str, int] = {}
+    if case.rollback_ready is False:
+        reasons.append("no former model is whole, so there would be no way back")
+    verdicts, against = _judged(case)
+    reasons += against
+    approvals: tuple[int, ...] = ()
     if isinstance(rule, Approvals):
-        for approval in case.approvals:
-            if (
-                approval.artifact == case.artifact
-                and approval.stage == case.stage
-                and approval.policy == digest
-                and approval.pointer == case.pointer
-                and not approval.used
-            ):
-                approvals.setdefault(approval.key, approval.seq)
-        if len(approvals) < rule.approvals:
-            reasons.append(
-                f"it has {len(approvals)} of {rule.approvals} approvals that the policy asks for"
-            )
-    return Decision(
-        tuple(reasons),
-        tuple(sorted(newest[gate].seq for gate in case.policy.required() if gate in newest)),
-        tuple(sorted(approvals.values())),
-    )
+        approvals, against = _approved(case, rule)
+        reasons += against
+    return Decision(tuple(reasons), verdicts, approvals)
 
 
 def decide_rollback(*, proven: bool, recalled: bool, current: bool) -> Decision:
@@ -129,3 +119,59 @@ def decide_rollback(*, proven: bool, recalled: bool, current: bool) -> Decision:
     if current:
         reasons.append("the stage points at it already")
     return Decision(tuple(reasons))
+
+
+def _judged(case: PromotionCase) -> tuple[tuple[int, ...], list[str]]:
+    """Return the first passing verdict of each gate, and what stands against the model.
+
+    Under one policy and one baseline a failure is final: neither a second try nor an old
+    statement that is entered again can outvote it. The first pass is the one that counts,
+    so a verdict that arrives late does not change what a promotion rests on.
+    """
+    policy = case.policy.digest
+    mine = [
+        fact for fact in case.verdicts if fact.artifact == case.artifact and fact.policy == policy
+    ]
+    passed, reasons = [], []
+    for gate in case.policy.required():
+        facts = [fact for fact in mine if fact.gate == gate]
+        bound = [fact for fact in facts if fact.baseline == case.baseline]
+        if not facts:
+            reasons.append(f"the gate {gate} has no verdict under the policy in force")
+        elif not bound:
+            reasons.append(
+                f"the gate {gate} was judged against another production model; evaluate again"
+            )
+        elif not all(fact.passed for fact in bound):
+            reasons.append(f"the gate {gate} failed")
+        else:
+            passed.append(min(fact.seq for fact in bound))
+    return tuple(sorted(passed)), reasons
+
+
+def _approved(case: PromotionCase, rule: Approvals) -> tuple[tuple[int, ...], list[str]]:
+    """Return the first approval of each key that counts, and what is still missing."""
+    policy, reasons = case.policy.digest, []
+    if not rule.author_may_approve and not case.authors:
+        reasons.append(
+            "nobody has an open request for it, so its author cannot be told from its approvers"
+        )
+    counted: dict[str, int] = {}
+    own = 0
+    for fact in sorted(case.approvals, key=lambda fact: fact.seq):
+        if (fact.artifact, fact.stage, fact.policy, fact.pointer, fact.used) != (
+            case.artifact,
+            case.stage,
+            policy,
+            case.pointer,
+            False,
+        ):
+            continue
+        if not rule.author_may_approve and fact.by in case.authors:
+            own += 1
+            continue
+        counted.setdefault(fact.key, fact.seq)
+    if len(counted) < rule.approvals:
+        missing = f"it has {len(counted)} of {rule.approvals} approvals that the policy asks for"
+        reasons.append(f"{missing}; its author's own does not count" if own else missing)
+    return tuple(sorted(counted.values())), reasons
