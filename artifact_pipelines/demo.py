@@ -1,0 +1,379 @@
+"""The guided tour: handwritten digits from raw rows to a promoted, rolled-back, audited model.
+
+Every step is what a user does: the same Dagster jobs, the same registry, real data that
+drifts. Nothing in the summary is written in; all of it is read back.
+"""
+
+import importlib
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from artifact_pipelines.errors import ArtifactError, ConfigurationError
+from artifact_pipelines.registry import Registry, open_registry
+from artifact_pipelines.registry.reading import Artifact
+from artifact_pipelines.settings import Settings, prepare_dagster_home
+
+PROJECT = "digits"
+APPROVER = "reviewer"
+MARK = "demo"
+"""The file that says a home was made by the demo, and may be made afresh."""
+
+FIRST = {"images": {"start": 0, "stop": 900}, "holdout": {"start": 900, "stop": 1500}}
+SECOND = {"images": {"start": 0, "stop": 1500}, "holdout": {"start": 1500, "stop": 1797}}
+NARROW = {"hidden": 10, "seed": 5}
+RESUMED_FROM = 180
+RESUMED = {"epochs": 36}
+
+Say = Callable[[str], None]
+
+
+def run_demo(settings: Settings, say: Say, *, fresh: bool = False) -> dict[str, Any]:
+    """Run the tour in a home and return its summary.
+
+    Args:
+        settings: Where everything goes.
+        say: Called with each line of progress.
+        fresh: Whether a home that an earlier tour made is removed first.
+
+    Raises:
+        ConfigurationError: The home is in use, or the example is not there.
+    """
+    checkout = Path(__file__).resolve().parent.parent
+    example = checkout / "examples" / "digits"
+    if not example.is_dir():
+        raise ConfigurationError(
+            "the demo needs a checkout of the repository: its example project is not installed."
+        )
+    _prepare(settings, fresh)
+    began = time.monotonic()
+    with _environment(settings, checkout, example), open_registry(
+        settings.home,
+        store_url=settings.store_url,
+        catalog_url=settings.catalog_url,
+        keys=settings.keys,
+        actor=settings.actor,
+    ) as registry:
+        tour = _Tour(registry, settings, lambda text: say(f"{time.monotonic() - began:6.1f} s  {text}"))
+        summary = tour.take()
+    return {**summary, "seconds": round(time.monotonic() - began, 1)}
+
+
+class _Tour:
+    def __init__(self, registry: Registry, settings: Settings, say: Say) -> None:
+        self.registry = registry
+        self.settings = settings
+        self.say = say
+        self.instance = dg.DagsterInstance.get()
+        self.defs: dg.Definitions = importlib.import_module("digits_project.definitions").defs
+
+    def take(self) -> dict[str, Any]:
+        """Take every step of the tour."""
+        self._datasets(FIRST)
+        self._train("baseline", {})
+        self._train("narrow", NARROW)
+        self._train("resumed", RESUMED, resume_from=f"{PROJECT}/baseline@{RESUMED_FROM}")
+        exact = self._resumed_exactly()
+        self._promote()
+        self.say("time passes: 600 more images arrive, from other writers")
+        self._datasets(SECOND)
+        self._train("retrained", {})
+        self._promote()
+        rollback = self._roll_back_and_forward()
+        retention = self._retire()
+        audit = self._audit()
+        return self._summary(exact, rollback, retention, audit)
+
+    def _datasets(self, params: Mapping[str, Mapping[str, int]]) -> None:
+        config = {
+            f"{PROJECT}__{name}": {"config": {"params": dict(found)}}
+            for name, found in params.items()
+        }
+        self._run(f"{PROJECT}_datasets", config)
+        for name in params:
+            newest = self.registry.datasets(PROJECT, name)[-1]
+            rows = newest.record.facts["rows"]
+            self.say(f"registered {newest.reference}: {rows} rows, within its contract")
+
+    def _train(self, name: str, params: Mapping[str, Any], resume_from: str = "") -> None:
+        self.instance.add_dynamic_partitions(f"{PROJECT}_runs", [name])
+        config = {
+            f"{PROJECT}__train": {"config": {"params": dict(params), "resume_from": resume_from}}
+        }
+        self._run(f"{PROJECT}_train", config, partition=name)
+        view = self.registry.run(PROJECT, name)
+        resumed = f", resumed from {resume_from}" if resume_from else ""
+        self.say(f"trained {view.artifact.reference}: {len(view.checkpoints)} checkpoints{resumed}")
+        for model in self._models(name):
+            failed = [verdict for verdict in self.registry.verdicts(model) if not verdict.passed]
+            if failed:
+                why = "; ".join(reason for verdict in failed for reason in verdict.reasons)
+                self.say(f"  {model.reference} stops at {len(failed)} of its gates: {why}")
+            else:
+                self.say(f"  {model.reference} passes every gate")
+
+    def _resumed_exactly(self) -> bool:
+        """Return whether the resumed run reached the very bytes of the uninterrupted one."""
+        step = self.registry.run(PROJECT, "baseline").checkpoints[-1].step
+        one, other = (
+            {entry.path: entry.sha256 for entry in self.registry.files(f"{PROJECT}/{name}@{step}")}
+            for name in ("baseline", "resumed")
+        )
+        exact = one == other
+        self.say(
+            f"  at step {step} the resumed run and the uninterrupted one have "
+            f"{'the same' if exact else 'different'} weights, optimizer, schedule and random state"
+        )
+        return exact
+
+    def _promote(self) -> None:
+        registry = self.registry
+        self._run(f"{PROJECT}_promote_staging", {})
+        model = registry.stages(PROJECT)["staging"]
+        self.say(f"{model.reference} went to staging by itself: every gate passed")
+        registry.request(model.reference, "production", "it passed every gate")
+        refused = self._run(f"{PROJECT}_promote_production", {}, refused=True)
+        self.say(f"production refused it: {refused}")
+        registry.create_key(APPROVER)
+        registry.approve(model.reference, "production", APPROVER)
+        self._run(f"{PROJECT}_promote_production", {})
+        served = registry.resolve(f"{PROJECT}@production")
+        self.say(f"approved by {APPROVER}: {served.model.reference} is in production, with its proof")
+
+    def _roll_back_and_forward(self) -> dict[str, Any]:
+        back = self.registry.rollback(PROJECT, "production", reason="rehearsal")
+        forward = self.registry.rollback(PROJECT, "production", reason="end of the rehearsal")
+        self.say(
+            f"rolled back to {back.model.reference} in {back.seconds:.2f} s and forward to "
+            f"{forward.model.reference} in {forward.seconds:.2f} s"
+        )
+        return {
+            "from": forward.model.reference,
+            "to": back.model.reference,
+            "seconds": round(back.seconds, 3),
+        }
+
+    def _retire(self) -> dict[str, Any]:
+        registry = self.registry
+        before = registry.storage_report()["totals"]["stored_bytes"]
+        self._run(f"{PROJECT}_retention", {})
+        plan = registry.plans(PROJECT)[-1]
+        forget = [item for item in plan.items if item.action == "forget"]
+        self.say(f"the retention plan {plan.id[:12]} keeps {len(plan.items) - len(forget)} and forgets {len(forget)}")
+        registry.approve_plan(plan.id)
+        self._run(f"{PROJECT}_cleanup", {})
+        pruned = registry.prune(grace=0)
+        if pruned.disagreements:
+            raise ArtifactError(f"prune deleted nothing: {'; '.join(pruned.disagreements)}")
+        after = registry.storage_report()["totals"]["stored_bytes"]
+        self.say(f"pruned {pruned.deleted} packs: {before / 1e6:.2f} MB before, {after / 1e6:.2f} MB after")
+        gone = next(item for item in forget if item.kind == "checkpoint")
+        parents = ", ".join(edge.parent.reference for edge in registry.lineage(gone.reference))
+        self.say(f"  the forgotten {gone.reference} still says what it was made from: {parents}")
+        return {
+            "kept": len(plan.items) - len(forget),
+            "archived": 0,
+            "forgotten": sum(
+                registry.get(item.artifact).state == "forgotten" for item in forget
+            ),
+            "bytes_before": before,
+            "bytes_after": after,
+        }
+
+    def _audit(self) -> dict[str, Any]:
+        self.registry.sign_head()
+        report = self.registry.verify_ledger()
+        self.say(f"the ledger of {report.leaves} leaves verifies: {report.ok}")
+        named = self._tampering()
+        self.say(
+            f"one byte of the production model flipped in a copy: {named[0] if named else 'NOT FOUND'}"
+        )
+        return {
+            "leaves": report.leaves,
+            "root": report.root,
+            "verified": report.ok,
+            "tampering_detected": bool(named),
+        }
+
+    def _tampering(self) -> tuple[str, ...]:
+        """Flip one byte behind the production model in a copy, and return what is found."""
+        model = self.registry.resolve(f"{PROJECT}@production").model
+        publication = self.registry.publication_of(model.id, model.session)
+        key = publication.keys()[0]
+        place = self.registry.locate([key])[key]
+        with tempfile.TemporaryDirectory(prefix="tampered-") as folder:
+            copy = Path(folder) / "home"
+            shutil.copytree(self.settings.home, copy, ignore=shutil.ignore_patterns("dagster"))
+            pack = next((copy / "store" / "packs").rglob(place.pack))
+            data = bytearray(pack.read_bytes())
+            data[place.offset + place.stored // 2] ^= 1
+            pack.write_bytes(bytes(data))
+            with open_registry(copy, actor=self.settings.actor) as tampered:
+                return tampered.verify(f"{PROJECT}@production").damaged
+
+    def _summary(
+        self,
+        exact: bool,
+        rollback: Mapping[str, Any],
+        retention: Mapping[str, Any],
+        audit: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        registry = self.registry
+        served = registry.resolve(f"{PROJECT}@production")
+        served.proof.verify(registry.log_key())
+        models = registry.models(PROJECT)
+        good = [model for model in models if all(v.passed for v in registry.verdicts(model))]
+        totals = registry.storage_report()["totals"]
+        measured = {
+            name: value
+            for verdict in registry.verdicts(served.model)
+            for name, value in verdict.values.items()
+            if isinstance(value, float) and not name.startswith(("baseline_", "limit_"))
+        }
+        return {
+            "project": PROJECT,
+            "datasets": [
+                {
+                    "reference": found.reference,
+                    "content_digest": found.content,
+                    "rows": found.record.facts["rows"],
+                }
+                for found in registry.datasets(PROJECT)
+            ],
+            "runs": [self._run_summary(view.artifact, exact) for view in registry.runs(PROJECT)],
+            "gates": {"passed": len(good), "failed": len(models) - len(good)},
+            "production": {
+                "reference": served.model.reference,
+                "artifact_id": served.model.id,
+                "content_digest": served.model.content,
+                "metrics": measured,
+                "proof_verified": not served.pending,
+            },
+            "rollback": dict(rollback),
+            "retention": dict(retention),
+            "storage": {
+                "logical_bytes": totals["logical_bytes"],
+                "stored_bytes": totals["stored_bytes"],
+            },
+            "audit": dict(audit),
+        }
+
+    def _run_summary(self, run: Artifact, exact: bool) -> dict[str, Any]:
+        view = self.registry.run(PROJECT, run.name)
+        best = max(view.checkpoints, key=lambda found: found.metrics["accuracy"])
+        resumed = [item.id for item in run.record.inputs if item.role == "resume"]
+        found: dict[str, Any] = {
+            "name": run.name,
+            "checkpoints": len(view.checkpoints),
+            "resumed_from": self.registry.get(resumed[0]).reference if resumed else None,
+            "best": {"step": best.step, "metrics": best.metrics},
+        }
+        if resumed:
+            found["resumed_exactly"] = exact
+        return found
+
+    def _models(self, run: str) -> list[Artifact]:
+        """Return the models that were made from a run's checkpoints."""
+        ids = {found.id for found in self.registry.checkpoints(PROJECT, run)}
+        return [
+            model
+            for model in self.registry.models(PROJECT)
+            if any(item.role == "checkpoint" and item.id in ids for item in model.record.inputs)
+        ]
+
+    def _run(
+        self,
+        job: str,
+        ops: Mapping[str, Any],
+        partition: str | None = None,
+        *,
+        refused: bool = False,
+    ) -> str:
+        """Run a Dagster job; one that should be refused returns why it was."""
+        result = self.defs.resolve_job_def(job).execute_in_process(
+            instance=self.instance,
+            partition_key=partition,
+            raise_on_error=False,
+            run_config={
+                "ops": dict(ops),
+                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+            },
+        )
+        failures = [
+            str(event.step_failure_data.user_failure_data.description)
+            for event in result.all_events
+            if event.is_step_failure and event.step_failure_data.user_failure_data
+        ]
+        if refused:
+            if result.success:
+                raise ArtifactError(f"the job {job} was expected to be refused, and was not.")
+            return failures[0] if failures else "for no stated reason"
+        if not result.success:
+            why = failures[0] if failures else "look at the run in the Dagster UI"
+            raise ArtifactError(f"the Dagster job {job} failed: {why}")
+        return ""
+
+
+def _prepare(settings: Settings, fresh: bool) -> None:
+    mark = settings.home / MARK
+    if fresh and mark.is_file():
+        shutil.rmtree(settings.home)
+    if mark.exists():
+        raise ConfigurationError(
+            f"{settings.home} holds a demo already; look at it with: artifact-pipelines model list "
+            f"{PROJECT}, or start over with: artifact-pipelines demo --fresh"
+        )
+    if (settings.home / "catalog.db").exists():
+        raise ConfigurationError(
+            f"{settings.home} holds a registry of yours; run the demo in a home of its own, with "
+            "ARTIFACT_PIPELINES_HOME set to a new folder."
+        )
+    try:
+        settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        mark.touch()
+    except OSError as error:
+        raise ConfigurationError(
+            f"the home {settings.home} cannot be written: {error.strerror}; set "
+            "ARTIFACT_PIPELINES_HOME to another folder."
+        ) from error
+
+
+@contextmanager
+def _environment(settings: Settings, checkout: Path, example: Path) -> Iterator[None]:
+    """Let Dagster and the trainers find this home, and keep their output off standard output."""
+    prepare_dagster_home(settings, checkout)
+    values = {
+        "ARTIFACT_PIPELINES_HOME": str(settings.home),
+        "ARTIFACT_PIPELINES_STORE_URL": settings.store_url,
+        "ARTIFACT_PIPELINES_CATALOG_URL": settings.catalog_url,
+        "ARTIFACT_PIPELINES_KEYS": str(settings.keys),
+        "DAGSTER_HOME": str(settings.dagster_home),
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    sys.path.insert(0, str(example))
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+        sys.path.remove(str(example))
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
