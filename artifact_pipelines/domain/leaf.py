@@ -70,7 +70,7 @@ class Leaf:
     action: str
     subject: str
     body: str
-    _encoded: bytes = field(init=False, repr=False)
+    _encoded: bytes = field(default=b"", repr=False)
 
     def __post_init__(self) -> None:
         """Refuse what no envelope may say."""
@@ -86,6 +86,8 @@ class Leaf:
             if not naming.matches(pattern, value):
                 raise InvalidFormatError(f"leaf {self.seq} has no valid {name}: {value!r}.")
         digest.check_sha256(self.body, f"the body of leaf {self.seq}")
+        if self._encoded:
+            return
         document = {
             "format": FORMAT,
             "seq": self.seq,
@@ -111,9 +113,7 @@ class Leaf:
         found = digest.parse(data)
         if found.keys() != _FIELDS or found.pop("format") != FORMAT:
             raise InvalidFormatError(f"a leaf must be of format {FORMAT!r}.")
-        leaf = cls(**found)
-        object.__setattr__(leaf, "_encoded", data)
-        return leaf
+        return cls(**found, _encoded=data)
 
     @property
     def hash(self) -> bytes:

@@ -103,20 +103,19 @@ class Record:
     lock: str | None = None
     nonce: str | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
-    _encoded: bytes = field(init=False, repr=False)
+    _encoded: bytes = field(default=b"", repr=False)
 
     def __post_init__(self) -> None:
         """Put the inputs in order and refuse what no record may say."""
         object.__setattr__(self, "kind", _kind(self.kind))
         object.__setattr__(self, "inputs", _ordered(self.inputs))
-        encoded = digest.canonical(self._document())
-        object.__setattr__(self, "_encoded", encoded)
-        # What was passed in may change later, and may hold values that JSON writes otherwise.
-        parsed = digest.parse(encoded)
-        for name in ("params", "code", "facts"):
-            if not isinstance(parsed[name], dict):
-                raise InvalidFormatError(f"a record's {name} must be a mapping.")
-            object.__setattr__(self, name, parsed[name])
+        if not self._encoded:
+            encoded = digest.canonical(self._document())
+            object.__setattr__(self, "_encoded", encoded)
+            # What was passed in may change later, and may hold what JSON writes otherwise.
+            parsed = digest.parse(encoded)
+            for name in ("params", "code", "facts"):
+                object.__setattr__(self, name, parsed[name])
         self._check()
 
     def _document(self) -> dict[str, Any]:
@@ -140,6 +139,9 @@ class Record:
 
     def _check(self) -> None:
         """Refuse what no record of this kind may say."""
+        for name in ("params", "code", "facts"):
+            if not isinstance(getattr(self, name), dict):
+                raise InvalidFormatError(f"a record's {name} must be a mapping.")
         naming.check_project(self.project)
         digest.check_sha256(self.content, "the content of a record")
         if self.lock is not None:
@@ -215,9 +217,7 @@ class Record:
         inputs = [_input(item) for item in listed]
         if inputs != sorted(inputs):
             raise InvalidFormatError("a record must list its inputs by role and id.")
-        record = cls(inputs=tuple(inputs), **document)
-        object.__setattr__(record, "_encoded", data)
-        return record
+        return cls(inputs=tuple(inputs), **document, _encoded=data)
 
 
 def _kind(value: str) -> Kind:
