@@ -1,0 +1,128 @@
+"""The command line: nouns, then verbs; thin over the registry."""
+
+import json
+import sys
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from artifact_pipelines.cli import auditing, keeping, serving, training
+from artifact_pipelines.cli.opening import settings
+from artifact_pipelines.cli.output import Json, complain, note
+from artifact_pipelines.errors import (
+    ArtifactError,
+    DigestMismatchError,
+    InvalidFormatError,
+    LedgerError,
+    MissingObjectError,
+    RefusedError,
+)
+
+DAMAGED_OR_REFUSED = 1
+USAGE = 2
+_VERDICTS = (
+    DigestMismatchError,
+    InvalidFormatError,
+    LedgerError,
+    MissingObjectError,
+    RefusedError,
+)
+
+
+class Commands(TyperGroup):
+    """Commands whose errors are one sentence and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  as Typer has it
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except ArtifactError as error:
+            complain(str(error))
+            code = DAMAGED_OR_REFUSED if isinstance(error, _VERDICTS) else USAGE
+            raise typer.Exit(code) from None
+        except Exception as error:
+            if _of_database(error):
+                complain(f"the catalog cannot be used: {str(error).splitlines()[0]}")
+                raise typer.Exit(USAGE) from None
+            raise
+
+
+app = typer.Typer(
+    name="artifact-pipelines",
+    cls=Commands,
+    help="A governed repository for machine-learning artifacts, carried by Dagster.",
+    epilog="References: digits/run-0007@120 · digits/v3 · digits@production · digits/images@3",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(on: bool) -> None:
+    if on:
+        typer.echo(version("artifact-pipelines"))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    *,
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version.",
+            is_eager=True,
+            callback=_print_version,
+        ),
+    ] = False,
+) -> None:
+    """Take the options that come before a noun."""
+
+
+@app.command()
+def demo(
+    *,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start over in a home that the demo made.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Go from data to a promoted model and back, through Dagster, in about a minute and a half."""
+    from artifact_pipelines.demo import clear_demo, run_demo, show_summary
+
+    found = settings()
+    if fresh:
+        clear_demo(found)
+    summary = run_demo(found, note)
+    if as_json:
+        typer.echo(json.dumps(summary, indent=2, allow_nan=False))
+    else:
+        show_summary(summary)
+
+
+app.command()(auditing.doctor)
+app.add_typer(training.runs, name="run")
+app.add_typer(training.checkpoints, name="checkpoint")
+app.add_typer(serving.models, name="model")
+app.add_typer(training.datasets, name="dataset")
+app.add_typer(training.lineage, name="lineage")
+app.add_typer(keeping.retention, name="retention")
+app.add_typer(keeping.prune, name="prune")
+app.add_typer(keeping.storage, name="storage")
+app.add_typer(auditing.audit, name="audit")
+app.add_typer(auditing.keys, name="key")
+app.add_typer(auditing.catalog, name="catalog")
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _of_database(error: Exception) -> bool:
+    # SQLAlchemy is slow to import; if its error was raised, it is there.
+    module = sys.modules.get("sqlalchemy.exc")
+    return module is not None and isinstance(error, module.SQLAlchemyError)

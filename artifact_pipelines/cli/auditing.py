@@ -1,0 +1,291 @@
+"""The commands about proof: the ledger, keys, the catalog, and the state of the installation."""
+
+import contextlib
+import shutil
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from artifact_pipelines.cli import shapes
+from artifact_pipelines.cli.opening import is_empty, listing, reading, settings, writing
+from artifact_pipelines.cli.output import (
+    Json,
+    Yes,
+    ask,
+    moment,
+    note,
+    say,
+    short,
+    show_json,
+    show_table,
+)
+from artifact_pipelines.errors import ArtifactError, CatalogError
+from artifact_pipelines.settings import Settings
+
+audit = typer.Typer(help="The ledger: who did what, and whether it is whole.", no_args_is_help=True)
+keys = typer.Typer(help="Signing keys.", no_args_is_help=True)
+catalog = typer.Typer(help="The database of facts.", no_args_is_help=True)
+
+_SQLITE = "sqlite:///"
+
+
+@audit.command("log")
+def show_log(
+    subject: Annotated[str | None, typer.Option("--subject", help="Done to this.")] = None,
+    actor: Annotated[str | None, typer.Option("--actor", help="Done by this name.")] = None,
+    action: Annotated[str | None, typer.Option("--action", help="Such as promote.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most this many.")] = 50,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Show the newest leaves of the ledger, oldest first."""
+    with listing() as registry:
+        events = (
+            []
+            if registry is None
+            else registry.ledger(subject=subject, actor=actor, action=action, limit=limit)
+        )
+    if as_json:
+        show_json({"leaves": [shapes.event(event) for event in events]})
+        return
+    show_table(
+        "Ledger",
+        ("#leaf", "when", "who", "what", "to"),
+        [
+            (event.seq, moment(event.time), event.actor, event.action, _subject(event.subject))
+            for event in events
+        ],
+    )
+
+
+@audit.command("verify")
+def verify_audit(*, as_json: Json = False) -> None:
+    """Check the whole ledger, and that what each stage serves is proven and undamaged.
+
+    Exits with 1 and names what is wrong. `storage scrub` reads the rest of the bytes.
+    """
+    with reading() as registry:
+        report = registry.verify_ledger()
+        problems, served = list(report.problems), []
+        for project in registry.projects():
+            for stage in sorted(registry.stages(project)):
+                name = f"{project}@{stage}"
+                try:
+                    found = registry.resolve(name)
+                    damaged = registry.verify(found.model.id).damaged
+                except (ArtifactError, OSError) as error:
+                    damaged = (str(error),)
+                served.append({"stage": name, "ok": not damaged})
+                problems += [f"{name}: {sentence}" for sentence in damaged]
+    if as_json:
+        show_json(
+            {
+                "ok": not problems,
+                "leaves": report.leaves,
+                "root": report.root,
+                "signed": report.signed,
+                "served": served,
+                "problems": problems,
+            }
+        )
+    else:
+        for sentence in problems:
+            say(f"WRONG {sentence}")
+        if not problems:
+            say(
+                f"{report.leaves} leaves, {report.signed} of them under a signed head, root "
+                f"{short(report.root)}: hashes, rules, signatures, export and catalog agree; "
+                f"{len(served)} stages serve what the log proves."
+            )
+    if problems:
+        raise typer.Exit(1)
+
+
+@keys.command("create")
+def create_key(
+    name: Annotated[str, typer.Argument(help="The person or machine.")],
+    role: Annotated[
+        list[str] | None,
+        typer.Option("--role", help="approver (the default), gate, operator or owner; repeatable."),
+    ] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Make a signing key in the key folder and register it."""
+    with writing() as registry:
+        key = registry.create_key(name, role or ["approver"])
+        place = registry.keys.root
+    if as_json:
+        show_json({"name": key.name, "key": key.id, "roles": list(key.roles), "public": key.public})
+    else:
+        say(f"{key.name} may sign as {', '.join(key.roles)}; the key is in {place}.")
+
+
+@keys.command("list")
+def list_keys(*, as_json: Json = False) -> None:
+    """List the registered keys and whether they are at hand here."""
+    with listing() as registry:
+        found = [] if registry is None else registry.key_list()
+        here = [] if registry is None else registry.keys.names()
+    if as_json:
+        rows = [
+            {
+                "name": key.name,
+                "key": key.id,
+                "roles": list(key.roles),
+                "public": key.public,
+                "here": key.name in here,
+            }
+            for key in found
+        ]
+        show_json({"keys": rows})
+        return
+    show_table(
+        "Keys",
+        ("name", "roles", "key", "here"),
+        [
+            (key.name, ", ".join(key.roles), key.id, "yes" if key.name in here else "no")
+            for key in found
+        ],
+    )
+
+
+@catalog.command("rebuild")
+def rebuild_catalog(
+    to: Annotated[
+        str | None,
+        typer.Option("--to", help="An empty database; the catalog's place when left out."),
+    ] = None,
+    *,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Write the catalog anew from the store alone; the former file is kept beside it."""
+    from artifact_pipelines.registry.auditing import rebuild
+    from artifact_pipelines.store.backend import open_backend
+
+    found = settings()
+    backend = open_backend(found.store_url)
+    aside = None
+    if to is not None:
+        leaves, place = rebuild(backend, to), to
+    else:
+        if not found.catalog_url.startswith(_SQLITE):
+            raise CatalogError(
+                "the catalog is on a database server: rebuild into an empty database with "
+                "--to URL, and point ARTIFACT_PIPELINES_CATALOG_URL at it."
+            )
+        current = Path(found.catalog_url.removeprefix(_SQLITE))
+        ask(f"replacing {current}, which no other process may be using", yes=yes)
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
+        fresh = current.with_name(f"{current.name}.new-{stamp}")
+        try:
+            leaves = rebuild(backend, f"{_SQLITE}{fresh}")
+        except BaseException:
+            _each(fresh, lambda file: file.unlink())
+            raise
+        if current.exists():
+            aside = current.with_name(f"{current.name}.before-{stamp}")
+            _each(current, lambda file: file.rename(_beside(file, current, aside)))
+        _each(fresh, lambda file: file.rename(_beside(file, fresh, current)))
+        place = str(current)
+    if as_json:
+        show_json(
+            {"leaves": leaves, "catalog": place, "former": None if aside is None else str(aside)}
+        )
+        return
+    say(f"The catalog {place} was rebuilt from {leaves} leaves.")
+    if aside is not None:
+        note(f"The former one is {aside}.")
+
+
+def doctor(*, as_json: Json = False) -> None:
+    """Check this installation and its home, and say what to do about each fault."""
+    found = settings()
+    checks = _checks(found)
+    ok = all(state != "fail" for _, state, _ in checks)
+    if as_json:
+        rows = [{"check": name, "state": state, "said": said} for name, state, said in checks]
+        show_json({"ok": ok, "home": str(found.home), "checks": rows})
+    else:
+        show_table("Doctor", ("check", "state", "what was found"), checks)
+        say("Everything that is needed is there." if ok else "Something is needed; see above.")
+    if not ok:
+        raise typer.Exit(2)
+
+
+def _checks(found: Settings) -> list[tuple[str, str, str]]:
+    """Return the name, state and finding of every check."""
+    checks = [("python", "ok", sys.version.split()[0])]
+    for package, extra in (("dagster", None), ("pandera", None), ("sklearn", "demo")):
+        if find_spec(package) is not None:
+            checks.append((package, "ok", "installed"))
+        elif extra is None:
+            checks.append((package, "fail", "missing: reinstall artifact-pipelines."))
+        else:
+            said = f"missing: pip install 'artifact-pipelines[{extra}]'"
+            checks.append((package, "warn", f"{said}, if you want the demo."))
+    if is_empty(found):
+        checks.append(("home", "ok", f"{found.home} is empty so far."))
+    else:
+        checks += _home_checks(found)
+    there = found.home
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    state = "ok" if free > 1 << 30 else "warn"
+    checks.append(("disk", state, f"{free / (1 << 30):.1f} GiB are free."))
+    configured = (found.dagster_home / "dagster.yaml").is_file()
+    said = "is ready." if configured else "is made by the first demo or make dev."
+    checks.append(("dagster home", "ok", f"{found.dagster_home} {said}"))
+    return checks
+
+
+def _home_checks(found: Settings) -> list[tuple[str, str, str]]:
+    from artifact_pipelines.catalog import ledger
+    from artifact_pipelines.registry.keys import LOG, OWNER, SERVICE
+
+    try:
+        with writing() as registry:
+            head = registry.catalog.read(ledger.head)
+            newest = registry.newest_head()
+            names = set(registry.keys.names())
+            folder = registry.keys.root
+    except (ArtifactError, OSError) as error:
+        return [("home", "fail", str(error))]
+    checks = [("home", "ok", f"{found.home}: {head.size} leaves.")]
+    signed = 0 if newest is None else newest[0].size
+    waiting = head.size - signed
+    checks.append(
+        ("signed head", "ok", f"{signed} leaves are signed, {waiting} wait for the next.")
+    )
+    missing = sorted({OWNER, LOG, SERVICE} - names)
+    if missing:
+        checks.append(
+            ("keys", "warn", f"{', '.join(missing)} not in {folder}: some things are refused.")
+        )
+    elif folder.stat().st_mode & 0o077:
+        checks.append(("keys", "fail", f"others can read {folder}: chmod 700 {folder}"))
+    else:
+        checks.append(("keys", "ok", f"{len(names)} in {folder}."))
+    return checks
+
+
+def _each(database: Path, act: Callable[[Path], object]) -> None:
+    """Do something to the files of an SQLite database."""
+    for suffix in ("-wal", "-shm", ""):
+        with contextlib.suppress(FileNotFoundError):
+            act(database.with_name(database.name + suffix))
+
+
+def _beside(file: Path, old: Path, new: Path) -> Path:
+    return new.with_name(new.name + file.name.removeprefix(old.name))
+
+
+def _subject(subject: str) -> str:
+    return short(subject) if len(subject) == 64 else subject  # noqa: PLR2004  a digest's digits

@@ -1,0 +1,225 @@
+"""The commands about retention, pruning and storage."""
+
+import re
+from typing import Annotated
+
+import typer
+
+from artifact_pipelines.cli import shapes
+from artifact_pipelines.cli.opening import listing, reading
+from artifact_pipelines.cli.output import (
+    Json,
+    Yes,
+    ask,
+    note,
+    say,
+    short,
+    show_json,
+    show_table,
+    size,
+)
+
+retention = typer.Typer(help="What may go: plan, approve, apply.", no_args_is_help=True)
+prune = typer.Typer(help="Free the bytes that nothing needs.", no_args_is_help=True)
+storage = typer.Typer(help="How much is stored, and whether it is whole.", no_args_is_help=True)
+
+PlanId = Annotated[str, typer.Argument(metavar="PLAN", help="A plan, by its first digits.")]
+
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+@retention.command("plan")
+def plan_retention(
+    project: Annotated[str, typer.Argument(help="The project.")], *, as_json: Json = False
+) -> None:
+    """Make a plan by the project's policy; nothing is removed."""
+    with reading() as registry:
+        plan = registry.plan_retention(project)
+    _show_plan(shapes.plan(plan), as_json=as_json)
+
+
+@retention.command("show")
+def show_plan(plan: PlanId, *, as_json: Json = False) -> None:
+    """Show a plan: each artifact, what becomes of it, and why."""
+    with reading() as registry:
+        found = registry.plan(plan)
+    _show_plan(shapes.plan(found), as_json=as_json)
+
+
+@retention.command("approve")
+def approve_plan(plan: PlanId, *, as_json: Json = False) -> None:
+    """Approve a plan; exit 1 where it removes more than the policy allows."""
+    with reading() as registry:
+        found = registry.approve_plan(plan)
+    if as_json:
+        show_json({"plan": found.id, "state": found.state})
+        return
+    say(f"Plan {short(found.id)} is {found.state}.")
+    if found.state == "approved":
+        note(f"Next: artifact-pipelines retention apply {short(found.id)}")
+
+
+@retention.command("apply")
+def apply_plan(plan: PlanId, *, yes: Yes = False, as_json: Json = False) -> None:
+    """Forget what an approved plan says; what is held by now stays, and is named."""
+    with reading() as registry:
+        found = registry.plan(plan)
+        if found.state == "approved":
+            goes = shapes.plan(found)["totals"]["forget"]
+            what = f"{goes['artifacts']} artifacts ({size(goes['size_bytes'])})"
+            ask(f"forgetting {what} of {found.project}", yes=yes)
+        applied = registry.apply_plan(found.id)
+    if as_json:
+        show_json(
+            {
+                "plan": applied.plan,
+                "forgotten": list(applied.forgotten),
+                "skipped": dict(applied.skipped),
+            }
+        )
+        return
+    say(f"{len(applied.forgotten)} artifacts are forgotten; their records and lineage remain.")
+    for reference, why in applied.skipped.items():
+        say(f"{reference} stays: {why}")
+    note("Next: artifact-pipelines prune run")
+
+
+@prune.command("run")
+def run_prune(
+    grace: Annotated[
+        str,
+        typer.Option("--grace", help="How long bytes stay after nothing needs them: 0s, 12h, 1d."),
+    ] = "1d",
+    *,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Delete stored bytes that nothing can reach; exit 1 where two counts disagree."""
+    found = re.fullmatch(r"([0-9]+)([smhd])", grace)
+    if found is None:
+        raise typer.BadParameter(f"{grace!r} is no time such as 0s, 12h or 1d.")
+    with reading() as registry:
+        ask(f"deleting what nothing has needed for {grace}", yes=yes)
+        pruned = registry.prune(int(found[1]) * _SECONDS[found[2]])
+    if as_json:
+        show_json(
+            {
+                "condemned": pruned.condemned,
+                "deleted": pruned.deleted,
+                "freed_bytes": pruned.freed,
+                "swept": pruned.swept,
+                "disagreements": list(pruned.disagreements),
+            }
+        )
+    elif pruned.disagreements:
+        say("Nothing was deleted, because the catalog and the store disagree:")
+        for sentence in pruned.disagreements:
+            say(f"  {sentence}")
+    else:
+        say(f"{pruned.deleted} packs were deleted, {size(pruned.freed)} freed.")
+        if pruned.condemned:
+            say(f"{pruned.condemned} packs were marked; a later prune deletes them.")
+    if pruned.disagreements:
+        raise typer.Exit(1)
+
+
+@storage.command("report")
+def report_storage(*, as_json: Json = False) -> None:
+    """Show how many bytes the artifacts have, and how many the store holds for them."""
+    with listing() as registry:
+        report: shapes.Shape = (
+            {
+                "totals": dict.fromkeys(
+                    ("artifacts", "logical_bytes", "stored_bytes", "saved_bytes"), 0
+                ),
+                "projects": [],
+            }
+            if registry is None
+            else registry.storage_report()
+        )
+    if as_json:
+        show_json(report)
+        return
+    totals = report["totals"]
+    rows = [(row["project"], row) for row in report["projects"]] + [("all", totals)]
+    show_table(
+        "Storage",
+        ("project", "#artifacts", "#logical", "#stored", "#ratio"),
+        [
+            (
+                name,
+                row["artifacts"],
+                size(row["logical_bytes"]),
+                size(row["stored_bytes"]),
+                f"{row['logical_bytes'] / row['stored_bytes']:.2f}" if row["stored_bytes"] else "",
+            )
+            for name, row in rows
+        ],
+    )
+
+
+@storage.command("scrub")
+def scrub_storage(*, as_json: Json = False) -> None:
+    """Read every stored chunk; exit 1 where one is damaged, naming what needs it."""
+    with reading() as registry:
+        report = registry.scrub(_progress)
+    damaged = [
+        {
+            "pack": damage.pack,
+            "chunk": damage.key,
+            "what": damage.what,
+            "artifacts": list(damage.artifacts),
+        }
+        for damage in report.damaged
+    ]
+    if as_json:
+        show_json(
+            {
+                "ok": report.ok,
+                "packs": report.packs,
+                "chunks": report.chunks,
+                "size_bytes": report.size,
+                "damaged": damaged,
+            }
+        )
+    else:
+        say(f"{report.chunks} chunks in {report.packs} packs, {size(report.size)}, were read.")
+        for damage in report.damaged:
+            needed = ", ".join(damage.artifacts) or "nothing that is alive"
+            say(f"DAMAGED {damage.what} It is needed by {needed}.")
+        if report.ok:
+            say("Every byte is as recorded.")
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def _progress(done: int, total: int) -> None:
+    if done and done % 100 == 0:
+        note(f"{done} of {total} packs")
+
+
+def _show_plan(plan: shapes.Shape, *, as_json: bool) -> None:
+    if as_json:
+        show_json(plan)
+        return
+    items, totals = plan["items"], plan["totals"]
+    show_table(
+        f"Plan {short(str(plan['plan']))} for {plan['project']} ({plan['state']})",
+        ("artifact", "becomes", "#size", "because"),
+        [
+            (
+                item["reference"],
+                item["action"],
+                size(item["size_bytes"]),
+                "; ".join(item["reasons"]),
+            )
+            for item in sorted(items, key=lambda item: item["action"] != "forget")
+        ],
+    )
+    goes, stays = totals["forget"], totals["keep"]
+    say(
+        f"\n{goes['artifacts']} go ({size(goes['size_bytes'])}), "
+        f"{stays['artifacts']} stay ({size(stays['size_bytes'])})."
+    )
+    if plan["state"] == "open" and goes["artifacts"]:
+        note(f"Next: artifact-pipelines retention approve {short(str(plan['plan']))}")

@@ -1,0 +1,85 @@
+"""How a command gets at the registry, imported only when it is needed."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from artifact_pipelines.errors import UnknownArtifactError
+from artifact_pipelines.settings import Settings
+
+if TYPE_CHECKING:
+    from artifact_pipelines.registry import Registry
+
+
+def settings() -> Settings:
+    """Return the settings that the environment asks for."""
+    return Settings.from_environment()
+
+
+def is_empty(found: Settings) -> bool:
+    """Return whether the embedded default holds nothing yet, without making anything."""
+    return (
+        found.catalog_url == f"sqlite:///{found.home}/catalog.db"
+        and found.store_url == (found.home / "store").as_uri()
+        and not (found.home / "catalog.db").exists()
+        and not (found.home / "store" / "leaves").exists()
+    )
+
+
+@contextlib.contextmanager
+def writing() -> Iterator["Registry"]:
+    """Open the registry, made where there is none."""
+    from artifact_pipelines.registry import open_registry
+
+    found = settings()
+    with open_registry(
+        found.home,
+        store_url=found.store_url,
+        catalog_url=found.catalog_url,
+        keys=found.keys,
+        actor=found.actor,
+    ) as registry:
+        yield registry
+
+
+@contextlib.contextmanager
+def listing() -> Iterator["Registry | None"]:
+    """Open the registry, or yield nothing where the home is empty; looking makes no home."""
+    if is_empty(settings()):
+        yield None
+        return
+    with writing() as registry:
+        yield registry
+
+
+@contextlib.contextmanager
+def reading() -> Iterator["Registry"]:
+    """Open the registry that is there.
+
+    Raises:
+        UnknownArtifactError: The home is empty.
+    """
+    found = settings()
+    if is_empty(found):
+        raise UnknownArtifactError(
+            f"the home {found.home} is empty; run `artifact-pipelines demo`, or set "
+            "ARTIFACT_PIPELINES_HOME to the home you mean."
+        )
+    with writing() as registry:
+        yield registry
+
+
+def projects(registry: "Registry | None", project: str | None) -> list[str]:
+    """Return the projects that a list is about: the one that was named, or all.
+
+    Raises:
+        UnknownArtifactError: There is none of that name.
+    """
+    known = [] if registry is None else registry.projects()
+    if project is None:
+        return known
+    if project not in known:
+        raise UnknownArtifactError(
+            f"there is no project {project!r}; there is {', '.join(known) or 'none yet'}."
+        )
+    return [project]

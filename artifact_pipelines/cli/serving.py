@@ -1,0 +1,344 @@
+"""The commands about models and their way through the stages."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from artifact_pipelines.cli import shapes, training
+from artifact_pipelines.cli.opening import listing, projects, reading
+from artifact_pipelines.cli.output import (
+    Json,
+    Yes,
+    ask,
+    figures,
+    moment,
+    note,
+    say,
+    short,
+    show_facts,
+    show_json,
+    show_table,
+    size,
+)
+from artifact_pipelines.errors import LedgerError, UnknownArtifactError
+
+if TYPE_CHECKING:
+    from artifact_pipelines.registry import Registry
+    from artifact_pipelines.registry.reading import Artifact
+
+models = typer.Typer(help="Models, and what the stages serve.", no_args_is_help=True)
+
+Model = Annotated[str, typer.Argument(help="Such as digits/v3, digits@production, or a digest.")]
+Stage = Annotated[str, typer.Option("--stage", help="The stage.")]
+Pointer = Annotated[str, typer.Argument(help="Such as digits@production, or the project alone.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; it is kept in the ledger.")]
+
+
+@models.command("list")
+def list_models(project: training.Project = None, *, as_json: Json = False) -> None:
+    """List models, with what the gates said and the stages that serve them."""
+    rows: list[dict[str, Any]] = []
+    with listing() as registry:
+        for name in projects(registry, project):
+            if registry is not None:
+                stages = registry.stages(name)
+                rows += [_row(registry, model, stages) for model in registry.models(name)]
+    if as_json:
+        show_json({"models": rows})
+        return
+    if not rows:
+        say("There are no models yet.")
+        note("Try: artifact-pipelines demo")
+        return
+    show_table(
+        "Models",
+        ("model", "gates", "stages", "made from", "metrics", "#size"),
+        [
+            (
+                row["reference"],
+                _gates(row["gates"]),
+                ", ".join(row["stages"]),
+                row["checkpoint"],
+                figures(row["metrics"], 1),
+                size(row["size_bytes"]),
+            )
+            for row in rows
+        ],
+    )
+
+
+@models.command("show")
+def show_model(reference: Model, *, as_json: Json = False) -> None:
+    """Show a model: its gates, its stages and what stands in its way."""
+    with reading() as registry:
+        model = _model(registry, reference)
+        stages = registry.stages(model.project)
+        row = _row(registry, model, stages)
+        verdicts = registry.verdicts(model)
+        policy = registry.policy(model.project)
+        readiness: dict[str, shapes.Shape] = {
+            stage: {
+                "serving": stage in row["stages"],
+                "reasons": list(registry.why_not(model.id, stage)),
+                "requested": [
+                    {"reason": wish.reason, "approved_by": list(wish.approved_by)}
+                    for wish in registry.requests(model.project, stage)
+                    if wish.state == "open" and wish.model.id == model.id
+                ],
+            }
+            for stage in sorted(policy.promotion)
+        }
+        shape = (
+            shapes.details(registry, model)
+            | row
+            | {
+                "verdicts": [shapes.verdict(verdict) for verdict in verdicts],
+                "readiness": readiness,
+                "proof_verified": _proven(registry, model, row["stages"]),
+            }
+        )
+    if as_json:
+        show_json(shape)
+        return
+    show_facts(
+        model.reference,
+        {
+            "serves": ", ".join(row["stages"]) or "no stage",
+            "proof": {True: "in the signed log", False: "NOT PROVEN by the signed log"}.get(
+                shape["proof_verified"]
+            ),
+            "state": "recalled" if model.recalled else model.state,
+            "made from": row["checkpoint"],
+            "registered": moment(model.published),
+            "size": size(model.size),
+            "content": model.content,
+            "artifact id": model.id,
+        },
+    )
+    show_table(
+        "Gates",
+        ("gate", "verdict", "because"),
+        [
+            (one.gate, "passed" if one.passed else "FAILED", "; ".join(one.reasons))
+            for one in verdicts
+        ],
+    )
+    show_table(
+        "Stages",
+        ("stage", "ready", "what stands against it"),
+        [
+            (
+                stage,
+                "serving" if ready["serving"] else "no" if ready["reasons"] else "yes",
+                "" if ready["serving"] else "; ".join(ready["reasons"]),
+            )
+            for stage, ready in readiness.items()
+        ],
+    )
+
+
+@models.command("fetch")
+def fetch_model(
+    reference: Model,
+    to: training.Target,
+    path: Annotated[
+        list[str] | None, typer.Option("--path", help="Only this file; may be repeated.")
+    ] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Write a model's files to a folder, verified, all or nothing.
+
+    A stage is resolved through the signed log, not through the catalog's word alone.
+    """
+    if "@" in reference:
+        with reading() as registry:
+            reference = registry.resolve(reference).model.id
+    training.fetch(reference, Path(to), path, as_json=as_json)
+
+
+@models.command("request")
+def request_promotion(reference: Model, stage: Stage, reason: Reason = "") -> None:
+    """Ask for a model to be promoted."""
+    with reading() as registry:
+        wish = registry.request(reference, stage, reason)
+        approval = registry.needs_approval(wish.model.project, stage)
+    say(f"{wish.model.reference} is requested for {stage} (leaf {wish.seq}).")
+    step = "approve" if approval else "promote"
+    key = " --key NAME" if approval else ""
+    note(f"Next: artifact-pipelines model {step} {wish.model.reference} --stage {stage}{key}")
+
+
+@models.command("approve")
+def approve_promotion(
+    reference: Model,
+    stage: Stage,
+    key: Annotated[str, typer.Option("--key", help="The name of the approver's key.")],
+) -> None:
+    """Sign a requested promotion with an approver's key."""
+    with reading() as registry:
+        model = _model(registry, reference)
+        registry.approve(model.reference, stage, key)
+        reasons = registry.why_not(model.id, stage)
+    say(f"{key} approved {model.reference} for {stage}.")
+    if reasons:
+        note(f"What is left: {'; '.join(reasons)}")
+    else:
+        note(f"Next: artifact-pipelines model promote {model.reference} --stage {stage}")
+
+
+@models.command("promote")
+def promote_model(
+    reference: Model, stage: Stage, *, yes: Yes = False, as_json: Json = False
+) -> None:
+    """Point a stage at a model that has every proof; exit 1 where a rule stands against it."""
+    with reading() as registry:
+        model = _model(registry, reference)
+        now = registry.stages(model.project).get(stage)
+        if not registry.why_not(model.id, stage) and (now is None or now.id != model.id):
+            # What cannot succeed needs no question: the refusal below gives the reasons.
+            was = "nothing" if now is None else now.reference
+            ask(
+                f"{model.project}@{stage} moves from {was} to {model.reference}",
+                yes=yes,
+                needed=False,
+            )
+        done = registry.promote(model.id, stage)
+    if as_json:
+        show_json(shapes.promotion(done))
+    elif done.changed:
+        say(f"{done.stage} is {done.model.reference} now (leaf {done.seq}, {done.seconds:.2f} s).")
+    else:
+        say(f"{done.stage} is {done.model.reference} already; nothing changed.")
+
+
+@models.command("rollback")
+def rollback_stage(
+    pointer: Pointer,
+    stage: Stage = "production",
+    to: Annotated[
+        str | None, typer.Option("--to", help="The model; the one before when left out.")
+    ] = None,
+    reason: Reason = "",
+    *,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Point a stage back at a model that it pointed at before."""
+    project, stage = _pointer(pointer, stage)
+    with reading() as registry:
+        now = registry.stages(project).get(stage)
+        was = "nothing" if now is None else now.reference
+        ask(
+            f"{project}@{stage} moves from {was} to {to or 'the model before'}",
+            yes=yes,
+            needed=False,
+        )
+        done = registry.rollback(project, stage, to, reason)
+    if as_json:
+        show_json(shapes.promotion(done))
+    else:
+        say(
+            f"{done.stage} is {done.model.reference} again (leaf {done.seq}, {done.seconds:.2f} s)."
+        )
+
+
+@models.command("history")
+def show_history(
+    pointer: Pointer,
+    stage: Stage = "production",
+    at: Annotated[
+        str | None, typer.Option("--at", help="Only up to this time, such as 2026-11-23T09:00:00Z.")
+    ] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Show what a stage served, since when, and who moved it."""
+    project, stage = _pointer(pointer, stage)
+    with reading() as registry:
+        projects(registry, project)
+        moves = registry.history(project, stage, None if at is None else _utc(at))
+    if as_json:
+        rows = [shapes.move(found) for found in moves]
+        show_json({"project": project, "stage": stage, "moves": rows})
+        return
+    if not moves:
+        say(f"{project}@{stage} served nothing{'' if at is None else f' by {at}'}.")
+        return
+    show_table(
+        f"{project}@{stage}",
+        ("since", "model", "by", "who", "policy", "#leaf"),
+        [
+            (
+                moment(found.time),
+                found.model.reference,
+                found.action,
+                found.actor,
+                short(found.policy),
+                found.seq,
+            )
+            for found in moves
+        ],
+    )
+
+
+def _row(registry: "Registry", model: "Artifact", stages: "dict[str, Artifact]") -> dict[str, Any]:
+    verdicts = registry.verdicts(model)
+    origin = [item.id for item in model.record.inputs if item.role == "checkpoint"]
+    return shapes.artifact(model) | {
+        "stages": sorted(stage for stage, found in stages.items() if found.id == model.id),
+        "gates": {
+            "passed": sum(verdict.passed for verdict in verdicts),
+            "failed": sorted(verdict.gate for verdict in verdicts if not verdict.passed),
+        },
+        "checkpoint": registry.get(origin[0]).reference,
+    }
+
+
+def _gates(gates: dict[str, Any]) -> str:
+    if gates["failed"]:
+        return f"failed {', '.join(gates['failed'])}"
+    return f"{gates['passed']} passed" if gates["passed"] else "not judged"
+
+
+def _model(registry: "Registry", reference: str) -> "Artifact":
+    found = registry.find(reference)
+    if found.kind != "model":
+        raise UnknownArtifactError(
+            f"{reference} is a {str(found.kind).replace('_', ' ')}, not a model; "
+            f"write a model such as {found.project}/v1."
+        )
+    return found
+
+
+def _proven(registry: "Registry", model: "Artifact", stages: list[str]) -> bool | None:
+    """Return whether the signed log proves each stage that serves a model, or None."""
+    if not stages:
+        return None
+    try:
+        served = [registry.resolve(f"{model.project}@{stage}") for stage in stages]
+    except (LedgerError, UnknownArtifactError):
+        return False
+    return all(one.model.id == model.id for one in served)
+
+
+def _pointer(text: str, stage: str) -> tuple[str, str]:
+    project, _, named = text.partition("@")
+    return project, named or stage
+
+
+def _utc(text: str) -> str:
+    """Return a time as the ledger writes it.
+
+    Raises:
+        typer.BadParameter: The text is no time.
+    """
+    from datetime import UTC, datetime
+
+    try:
+        given = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no time such as 2026-11-23T09:00:00Z.") from None
+    moment_ = given if given.tzinfo else given.replace(tzinfo=UTC)
+    return moment_.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,407 @@
+"""The commands about training runs, checkpoints, datasets and lineage."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from artifact_pipelines.cli import shapes
+from artifact_pipelines.cli.opening import listing, projects, reading, writing
+from artifact_pipelines.cli.output import (
+    Json,
+    figures,
+    moment,
+    note,
+    say,
+    short,
+    show_facts,
+    show_json,
+    show_table,
+    size,
+)
+from artifact_pipelines.errors import ConflictError, SourceError, UnknownArtifactError
+
+if TYPE_CHECKING:
+    from artifact_pipelines.domain.record import Input
+    from artifact_pipelines.registry import Registry
+    from artifact_pipelines.registry.reading import Artifact
+
+runs = typer.Typer(help="Training runs.", no_args_is_help=True)
+checkpoints = typer.Typer(help="What training runs saved.", no_args_is_help=True)
+datasets = typer.Typer(help="The data that models are trained and judged on.", no_args_is_help=True)
+lineage = typer.Typer(help="What an artifact was made from.", no_args_is_help=True)
+
+Project = Annotated[str | None, typer.Argument(help="One project; all when left out.")]
+Reference = Annotated[
+    str, typer.Argument(help="Such as digits/run-0007@120, or a digest's digits.")
+]
+Target = Annotated[Path, typer.Option("--to", help="The folder to make.")]
+
+_IMPORT = {"imported_by": "artifact-pipelines checkpoint import"}
+
+
+@runs.command("list")
+def list_runs(project: Project = None, *, as_json: Json = False) -> None:
+    """List training runs, oldest first."""
+    with listing() as registry:
+        names = projects(registry, project)
+        found = [] if registry is None else [run for name in names for run in registry.runs(name)]
+    if as_json:
+        show_json({"runs": [shapes.run(view) for view in found]})
+        return
+    if not found:
+        _say_empty("runs")
+        return
+    show_table(
+        "Training runs",
+        ("run", "state", "#checkpoints", "#step", "last metrics", "begun"),
+        [
+            (
+                view.artifact.reference,
+                view.state,
+                len(view.checkpoints),
+                view.checkpoints[-1].step if view.checkpoints else "",
+                figures(view.checkpoints[-1].metrics, 2) if view.checkpoints else "",
+                moment(view.artifact.published)[:16],
+            )
+            for view in found
+        ],
+    )
+
+
+@runs.command("show")
+def show_run(reference: Reference, *, as_json: Json = False) -> None:
+    """Show a training run with its inputs and checkpoints."""
+    with reading() as registry:
+        artifact = registry.find(reference)
+        if artifact.kind != "training_run":
+            raise UnknownArtifactError(
+                f"{reference} is a {_kind(artifact)}, not a run; write {artifact.project}/run-name."
+            )
+        view = registry.run(artifact.project, artifact.name)
+        shape = shapes.details(registry, artifact) | {
+            "run_state": view.state,
+            "reason": view.reason,
+            "checkpoints": [shapes.artifact(found) for found in view.checkpoints],
+        }
+    if as_json:
+        show_json(shape)
+        return
+    show_facts(
+        artifact.reference,
+        {
+            "state": f"{view.state}: {view.reason}" if view.reason else view.state,
+            "begun": moment(artifact.published),
+            "parameters": ", ".join(f"{name} {value}" for name, value in shape["params"].items()),
+            "made from": "\n".join(
+                f"{item['role']}  {item['reference']}" for item in shape["inputs"]
+            ),
+            "artifact id": artifact.id,
+        },
+    )
+    if view.checkpoints:
+        _show_checkpoints("Checkpoints", view.checkpoints)
+
+
+@checkpoints.command("list")
+def list_checkpoints(
+    scope: Annotated[
+        str | None, typer.Argument(help="A project, or a run such as digits/run-0007.")
+    ] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """List checkpoints by run and step."""
+    project, _, run = (scope or "").partition("/")
+    with listing() as registry:
+        names = projects(registry, project or None)
+        found: list[Artifact] = []
+        if registry is not None:
+            if run:
+                registry.run(project, run)
+            for name in names:
+                found += registry.checkpoints(name, run or None)
+    if as_json:
+        show_json({"checkpoints": [shapes.artifact(one) for one in found]})
+    elif found:
+        _show_checkpoints("Checkpoints", found)
+    else:
+        _say_empty("checkpoints")
+
+
+@checkpoints.command("show")
+def show_checkpoint(reference: Reference, *, as_json: Json = False) -> None:
+    """Show a checkpoint with its files and metrics."""
+    _show(reference, as_json=as_json)
+
+
+@checkpoints.command("fetch")
+def fetch_checkpoint(
+    reference: Reference,
+    to: Target,
+    path: Annotated[
+        list[str] | None, typer.Option("--path", help="Only this file; may be repeated.")
+    ] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Write a checkpoint's files to a folder, verified, all or nothing."""
+    fetch(reference, to, path, as_json=as_json)
+
+
+@checkpoints.command("verify")
+def verify_checkpoints(
+    references: Annotated[list[str], typer.Argument(metavar="REFERENCE…", help="What to verify.")],
+    *,
+    as_json: Json = False,
+) -> None:
+    """Read every byte again and compare it with its digest; exit 1 where one differs."""
+    with reading() as registry:
+        found = [registry.verify(reference) for reference in references]
+    ok = all(one.ok for one in found)
+    if as_json:
+        show_json({"ok": ok, "artifacts": [shapes.verification(one) for one in found]})
+    else:
+        for one in found:
+            if one.ok:
+                say(
+                    f"{one.reference}: {one.files} files, {size(one.size)}, every byte as recorded."
+                )
+            for sentence in one.damaged:
+                say(f"DAMAGED {sentence}")
+    if not ok:
+        raise typer.Exit(1)
+
+
+@checkpoints.command("import")
+def import_checkpoint(
+    path: Annotated[Path, typer.Argument(help="A file, or a folder with everything in it.")],
+    project: Annotated[str, typer.Option("--project", help="The project.")],
+    run: Annotated[str, typer.Option("--run", help="The run's name; made when it is new.")],
+    step: Annotated[int, typer.Option("--step", min=0, help="After how many training steps.")],
+    metric: Annotated[
+        list[str] | None, typer.Option("--metric", help="name=value; may be repeated.")
+    ] = None,
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option("--dataset", help="A dataset it was trained on; may be repeated."),
+    ] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Register a checkpoint that was trained elsewhere."""
+    facts = {"metrics": dict(_metric(text) for text in metric or ())}
+    files = _files(path)
+    with writing() as registry:
+        started = _imported_run(registry, project, run, _dataset_inputs(registry, dataset or ()))
+        made = registry.publish_checkpoint(started, files, step=step, facts=facts)
+        registry.finish_run(started, "finished")
+    if as_json:
+        show_json(shapes.artifact(made))
+    else:
+        say(
+            f"{made.reference}: {len(files)} files, {size(made.size)}, "
+            f"content {short(made.content)}."
+        )
+
+
+@datasets.command("list")
+def list_datasets(project: Project = None, *, as_json: Json = False) -> None:
+    """List dataset versions, oldest first."""
+    with listing() as registry:
+        names = projects(registry, project)
+        found = (
+            [] if registry is None else [one for name in names for one in registry.datasets(name)]
+        )
+    if as_json:
+        show_json({"datasets": [shapes.artifact(one) | _rows(one) for one in found]})
+        return
+    if not found:
+        _say_empty("datasets")
+        return
+    show_table(
+        "Datasets",
+        ("dataset", "#rows", "#size", "content", "registered"),
+        [
+            (
+                one.reference,
+                one.record.facts.get("rows"),
+                size(one.size),
+                short(one.content),
+                moment(one.published)[:16],
+            )
+            for one in found
+        ],
+    )
+
+
+@datasets.command("show")
+def show_dataset(reference: Reference, *, as_json: Json = False) -> None:
+    """Show a dataset version with its files."""
+    _show(reference, as_json=as_json)
+
+
+@lineage.command("show")
+def show_lineage(
+    reference: Reference,
+    *,
+    down: Annotated[
+        bool,
+        typer.Option("--down", help="What was made from it, instead of what it was made from."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show what an artifact was made from; one whose bytes were forgotten still answers."""
+    with reading() as registry:
+        start = registry.find(reference)
+        edges = registry.lineage(start.id, down=down)
+    if as_json:
+        shape = {"down": down, "edges": [shapes.edge(found) for found in edges]}
+        show_json(shapes.artifact(start) | shape)
+        return
+    if not edges:
+        say(f"{start.reference} {'has no descendants' if down else 'was made from nothing'}.")
+        return
+    title = (
+        f"{start.reference}, and what was made from it" if down else f"{start.reference}'s origin"
+    )
+    show_table(
+        title if start.state == "live" else f"{title} (its bytes are {start.state})",
+        ("artifact", "as", "of", "state"),
+        [
+            (
+                "  " * (edge.depth - 1) + (edge.child if down else edge.parent).reference,
+                edge.role if edge.kind == "observed" else f"{edge.role} ({edge.kind})",
+                (edge.parent if down else edge.child).reference,
+                (edge.child if down else edge.parent).state,
+            )
+            for edge in edges
+        ],
+    )
+
+
+def fetch(reference: str, to: Path, paths: list[str] | None, *, as_json: bool) -> None:
+    """Write an artifact's files to a folder and say so."""
+    with reading() as registry:
+        found = registry.find(reference)
+        place = registry.fetch(found.id, to, paths or None)
+    if as_json:
+        show_json(shapes.artifact(found) | {"folder": str(place)})
+    else:
+        say(f"{found.reference} is in {place}, verified.")
+
+
+def _show(reference: str, *, as_json: bool) -> None:
+    with reading() as registry:
+        found = registry.find(reference)
+        shape = shapes.details(registry, found)
+    if as_json:
+        show_json(shape)
+        return
+    facts: dict[str, object] = {
+        "kind": _kind(found),
+        "state": "recalled" if found.recalled else found.state,
+        "registered": moment(found.published),
+        "size": size(found.size),
+    }
+    facts |= {name: f"{value:.6g}" for name, value in sorted(found.metrics.items())}
+    facts |= {
+        name: value
+        for name, value in shape["facts"].items()
+        if isinstance(value, str | int | float)
+    }
+    facts |= {
+        "made from": "\n".join(f"{item['role']}  {item['reference']}" for item in shape["inputs"]),
+        "content": found.content,
+        "artifact id": found.id,
+    }
+    show_facts(found.reference, facts)
+    show_table(
+        "Files",
+        ("path", "#size", "sha256"),
+        [
+            (entry["path"], size(entry["size_bytes"]), short(entry["sha256"]))
+            for entry in shape["files"]
+        ],
+    )
+
+
+def _show_checkpoints(title: str, found: "list[Artifact] | tuple[Artifact, ...]") -> None:
+    show_table(
+        title,
+        ("checkpoint", "#size", "metrics", "content", "state"),
+        [
+            (one.reference, size(one.size), figures(one.metrics, 2), short(one.content), one.state)
+            for one in found
+        ],
+    )
+
+
+def _say_empty(what: str) -> None:
+    say(f"There are no {what} yet.")
+    note("Try: artifact-pipelines demo")
+
+
+def _kind(artifact: "Artifact") -> str:
+    return str(artifact.kind).replace("_", " ")
+
+
+def _rows(artifact: "Artifact") -> dict[str, object]:
+    return {"rows": artifact.record.facts.get("rows")}
+
+
+def _metric(text: str) -> tuple[str, float]:
+    name, separator, value = text.partition("=")
+    try:
+        number = float(value)
+    except ValueError:
+        number = None
+    if not (name and separator) or number is None:
+        raise typer.BadParameter(f"{text!r} is not name=value with a number.")
+    return name, number
+
+
+def _files(path: Path) -> dict[str, Path | bytes]:
+    """Return the files to import by their paths inside the checkpoint."""
+    if not path.is_dir():
+        return {path.name: path}
+    found: dict[str, Path | bytes] = {}
+
+    def refuse(error: OSError) -> None:
+        raise SourceError(f"{error.filename} cannot be read: {error.strerror}.") from error
+
+    for folder, folders, names in os.walk(path, onerror=refuse):
+        folders.sort()
+        links = [name for name in folders if (Path(folder) / name).is_symlink()]
+        for name in sorted([*names, *links]):
+            # Links are in it too, so that they are refused and not silently left out.
+            source = Path(folder) / name
+            found[source.relative_to(path).as_posix()] = source
+    if not found:
+        raise SourceError(f"the folder {path} has no files.")
+    return found
+
+
+def _dataset_inputs(registry: "Registry", references: "list[str] | tuple[()]") -> "list[Input]":
+    from artifact_pipelines.domain.record import Input
+
+    found = [registry.find(reference) for reference in references]
+    return [Input(f"dataset:{dataset.name}", dataset.id) for dataset in found]
+
+
+def _imported_run(
+    registry: "Registry", project: str, name: str, inputs: "list[Input]"
+) -> "Artifact":
+    """Return the run that imported checkpoints belong to.
+
+    Raises:
+        ConflictError: The name is that of a run that was trained here.
+    """
+    for view in registry.runs(project):
+        if view.artifact.name == name and dict(view.artifact.record.code) != _IMPORT:
+            raise ConflictError(
+                f"the run {project}/{name} was trained here, and is not added to from outside; "
+                "choose another run name."
+            )
+    return registry.start_run(project, name, inputs=inputs, code=_IMPORT)
