@@ -33,7 +33,7 @@ A statement is text beside `key` and `signature` (see `signing`).
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Final, Self
 
 from artifact_pipelines.domain import digest, merkle, naming
@@ -70,9 +70,11 @@ class Leaf:
     action: str
     subject: str
     body: str
-    _encoded: bytes = field(default=b"", repr=False)
+    _encoded: bytes = field(init=False, repr=False)
+    # Not a field, so that `dataclasses.replace` does not carry old bytes over.
+    stored: InitVar[bytes | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, stored: bytes | None) -> None:
         """Refuse what no envelope may say."""
         if type(self.seq) is not int or not 0 <= self.seq <= digest.MAX_INTEGER:
             raise InvalidFormatError(f"a leaf must be numbered from 0, not {self.seq!r}.")
@@ -86,9 +88,11 @@ class Leaf:
             if not naming.matches(pattern, value):
                 raise InvalidFormatError(f"leaf {self.seq} has no valid {name}: {value!r}.")
         digest.check_sha256(self.body, f"the body of leaf {self.seq}")
-        if self._encoded:
-            return
-        document = {
+        object.__setattr__(self, "_encoded", stored or digest.canonical(self._document()))
+
+    def _document(self) -> dict[str, str | int]:
+        """Return the JSON form of the envelope."""
+        return {
             "format": FORMAT,
             "seq": self.seq,
             "time": self.time,
@@ -97,7 +101,6 @@ class Leaf:
             "subject": self.subject,
             "body": self.body,
         }
-        object.__setattr__(self, "_encoded", digest.canonical(document))
 
     def encode(self) -> bytes:
         """Return the bytes of the envelope."""
@@ -113,7 +116,7 @@ class Leaf:
         found = digest.parse(data)
         if found.keys() != _FIELDS or found.pop("format") != FORMAT:
             raise InvalidFormatError(f"a leaf must be of format {FORMAT!r}.")
-        return cls(**found, _encoded=data)
+        return cls(**found, stored=data)
 
     @property
     def hash(self) -> bytes:

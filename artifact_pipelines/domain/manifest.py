@@ -54,7 +54,7 @@ class Manifest:
     files: tuple[FileEntry, ...]
     _encoded: bytes = field(init=False, repr=False)
 
-    def __init__(self, files: Iterable[FileEntry], _encoded: bytes = b"") -> None:
+    def __init__(self, files: Iterable[FileEntry], *, stored: bytes | None = None) -> None:
         """Put the files in order.
 
         Raises:
@@ -63,7 +63,7 @@ class Manifest:
         ordered = tuple(sorted(files, key=lambda entry: entry.path))
         naming.check_paths(entry.path for entry in ordered)
         object.__setattr__(self, "files", ordered)
-        object.__setattr__(self, "_encoded", _encoded or digest.canonical(_document(ordered)))
+        object.__setattr__(self, "_encoded", stored or digest.canonical(_document(ordered)))
 
     def encode(self) -> bytes:
         """Return the bytes behind the content digest."""
@@ -93,7 +93,7 @@ class Manifest:
         listed = document["files"]
         if not isinstance(listed, list):
             raise InvalidFormatError("a manifest must list its files.")
-        manifest = cls((_entry(item) for item in listed), _encoded=data)
+        manifest = cls((_entry(item) for item in listed), stored=data)
         if [entry.path for entry in manifest.files] != [item["path"] for item in listed]:
             raise InvalidFormatError("a manifest must list its files in the order of their paths.")
         return manifest

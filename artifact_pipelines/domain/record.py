@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from enum import StrEnum
 from typing import Any, Final, Self
 
@@ -103,15 +103,17 @@ class Record:
     lock: str | None = None
     nonce: str | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
-    _encoded: bytes = field(default=b"", repr=False)
+    _encoded: bytes = field(init=False, repr=False)
+    # Not a field, so that `dataclasses.replace` does not carry old bytes over.
+    stored: InitVar[bytes | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, stored: bytes | None) -> None:
         """Put the inputs in order and refuse what no record may say."""
         object.__setattr__(self, "kind", _kind(self.kind))
         object.__setattr__(self, "inputs", _ordered(self.inputs))
-        if not self._encoded:
-            encoded = digest.canonical(self._document())
-            object.__setattr__(self, "_encoded", encoded)
+        encoded = stored or digest.canonical(self._document())
+        object.__setattr__(self, "_encoded", encoded)
+        if stored is None:
             # What was passed in may change later, and may hold what JSON writes otherwise.
             parsed = digest.parse(encoded)
             for name in ("params", "code", "facts"):
@@ -217,7 +219,7 @@ class Record:
         inputs = [_input(item) for item in listed]
         if inputs != sorted(inputs):
             raise InvalidFormatError("a record must list its inputs by role and id.")
-        return cls(inputs=tuple(inputs), **document, _encoded=data)
+        return cls(inputs=tuple(inputs), **document, stored=data)
 
 
 def _kind(value: str) -> Kind:

@@ -1,5 +1,6 @@
 """The envelopes of the ledger."""
 
+import dataclasses
 import hashlib
 from typing import Any
 
@@ -107,3 +108,10 @@ def test_an_envelope_that_lacks_a_field_is_refused(field: str) -> None:
 def test_bytes_of_another_format_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(InvalidFormatError, match="format"):
         Leaf.decode(digest.canonical(digest.parse(GOLDEN) | change))
+
+
+def test_a_leaf_with_a_replaced_field_has_bytes_of_its_own() -> None:
+    replaced = dataclasses.replace(Leaf.decode(GOLDEN), seq=13)
+
+    assert Leaf.decode(replaced.encode()).seq == 13
+    assert replaced.hash != Leaf.decode(GOLDEN).hash

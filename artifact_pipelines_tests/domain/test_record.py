@@ -1,5 +1,6 @@
 """Records."""
 
+import dataclasses
 import hashlib
 import math
 from typing import Any
@@ -234,3 +235,11 @@ def test_a_digest_is_of_the_bytes_as_they_are_stored() -> None:
 
     assert Record.decode(spaced).id == hashlib.sha256(spaced).hexdigest()
     assert FORMAT.encode() in spaced
+
+
+def test_a_record_with_a_replaced_field_has_an_id_of_its_own() -> None:
+    replaced = dataclasses.replace(Record.decode(GOLDEN), content=B)
+
+    assert Record.decode(replaced.encode()).content == B
+    assert replaced.id != Record.decode(GOLDEN).id
+    assert dataclasses.replace(replaced, content=A) == Record.decode(GOLDEN)
