@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
 
 from artifact_pipelines.errors import ArtifactError, ConfigurationError
 from artifact_pipelines.registry import Registry, open_registry
@@ -36,13 +39,12 @@ RESUMED = {"epochs": 36}
 Say = Callable[[str], None]
 
 
-def run_demo(settings: Settings, say: Say, *, fresh: bool = False) -> dict[str, Any]:
+def run_demo(settings: Settings, say: Say) -> dict[str, Any]:
     """Run the tour in a home and return its summary.
 
     Args:
         settings: Where everything goes.
         say: Called with each line of progress.
-        fresh: Whether a home that an earlier tour made is removed first.
 
     Raises:
         ConfigurationError: The home is in use, or the example is not there.
@@ -53,18 +55,78 @@ def run_demo(settings: Settings, say: Say, *, fresh: bool = False) -> dict[str, 
         raise ConfigurationError(
             "the demo needs a checkout of the repository: its example project is not installed."
         )
-    _prepare(settings, fresh)
+    _prepare(settings)
     began = time.monotonic()
-    with _environment(settings, checkout, example), open_registry(
-        settings.home,
-        store_url=settings.store_url,
-        catalog_url=settings.catalog_url,
-        keys=settings.keys,
-        actor=settings.actor,
-    ) as registry:
-        tour = _Tour(registry, settings, lambda text: say(f"{time.monotonic() - began:6.1f} s  {text}"))
+    with (
+        _environment(settings, checkout, example),
+        open_registry(
+            settings.home,
+            store_url=settings.store_url,
+            catalog_url=settings.catalog_url,
+            keys=settings.keys,
+            actor=settings.actor,
+        ) as registry,
+    ):
+        tour = _Tour(
+            registry, settings, lambda text: say(f"{time.monotonic() - began:6.1f} s  {text}")
+        )
         summary = tour.take()
     return {**summary, "seconds": round(time.monotonic() - began, 1)}
+
+
+def clear_demo(settings: Settings) -> None:
+    """Remove a home that an earlier tour made, and no other."""
+    if (settings.home / MARK).is_file():
+        shutil.rmtree(settings.home)
+
+
+def show_summary(summary: Mapping[str, Any]) -> None:
+    """Print a summary for people."""
+    console = Console()
+    production, storage, retention = (
+        summary[name] for name in ("production", "storage", "retention")
+    )
+    runs = Table("run", "checkpoints", "resumed from", "best step", "accuracy", box=SIMPLE)
+    for found in summary["runs"]:
+        best = found["best"]
+        resumed = found["resumed_from"] or ""
+        if found.get("resumed_exactly"):
+            resumed += " (bit for bit)"
+        accuracy = f"{best['metrics']['accuracy']:.3f}"
+        runs.add_row(found["name"], str(found["checkpoints"]), resumed, str(best["step"]), accuracy)
+    facts = Table.grid(padding=(0, 2))
+    before, after = (_megabytes(retention[f"bytes_{when}"]) for when in ("before", "after"))
+    logical, stored = (_megabytes(storage[f"{kind}_bytes"]) for kind in ("logical", "stored"))
+    metrics = ", ".join(f"{name} {value:.3f}" for name, value in production["metrics"].items())
+    gates, rollback, audit = summary["gates"], summary["rollback"], summary["audit"]
+    for name, text in (
+        ("data", ", ".join(f"{d['reference']} ({d['rows']} rows)" for d in summary["datasets"])),
+        ("gates", f"{gates['passed']} models passed every gate, {gates['failed']} failed one"),
+        ("production", f"{production['reference']}: {metrics}"),
+        ("proof", "verified" if production["proof_verified"] else "NOT VERIFIED"),
+        ("rollback", f"to {rollback['to']} and back; {rollback['seconds']:.2f} s with its checks"),
+        ("cleanup", f"{retention['forgotten']} artifacts forgotten: {before} became {after}"),
+        ("storage", f"{logical} registered, {stored} stored"),
+        ("ledger", f"{audit['leaves']} leaves, {'verified' if audit['verified'] else 'BROKEN'}"),
+        (
+            "tampering",
+            "one flipped byte was found" if audit["tampering_detected"] else "NOT FOUND",
+        ),
+        ("time", f"{summary['seconds']:.0f} s"),
+    ):
+        facts.add_row(f"[bold]{name}[/bold]", text)
+    console.print(runs)
+    console.print(facts)
+    console.print(
+        "\nSee it in the Dagster UI:  [bold]make dev[/bold]\n"
+        "Ask what is live and why:  "
+        f"[bold]artifact-pipelines model show {PROJECT}@production[/bold]\n"
+        f"Go back one model:         [bold]artifact-pipelines model rollback {PROJECT}[/bold]"
+    )
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.2f} MB"
 
 
 class _Tour:
@@ -146,7 +208,9 @@ class _Tour:
         registry.approve(model.reference, "production", APPROVER)
         self._run(f"{PROJECT}_promote_production", {})
         served = registry.resolve(f"{PROJECT}@production")
-        self.say(f"approved by {APPROVER}: {served.model.reference} is in production, with its proof")
+        self.say(
+            f"approved by {APPROVER}: {served.model.reference} is in production, with its proof"
+        )
 
     def _roll_back_and_forward(self) -> dict[str, Any]:
         back = self.registry.rollback(PROJECT, "production", reason="rehearsal")
@@ -167,23 +231,22 @@ class _Tour:
         self._run(f"{PROJECT}_retention", {})
         plan = registry.plans(PROJECT)[-1]
         forget = [item for item in plan.items if item.action == "forget"]
-        self.say(f"the retention plan {plan.id[:12]} keeps {len(plan.items) - len(forget)} and forgets {len(forget)}")
+        kept = len(plan.items) - len(forget)
+        self.say(f"the retention plan {plan.id[:12]} keeps {kept} and forgets {len(forget)}")
         registry.approve_plan(plan.id)
         self._run(f"{PROJECT}_cleanup", {})
         pruned = registry.prune(grace=0)
         if pruned.disagreements:
             raise ArtifactError(f"prune deleted nothing: {'; '.join(pruned.disagreements)}")
         after = registry.storage_report()["totals"]["stored_bytes"]
-        self.say(f"pruned {pruned.deleted} packs: {before / 1e6:.2f} MB before, {after / 1e6:.2f} MB after")
+        self.say(f"pruned {pruned.deleted} packs: {_megabytes(before)} became {_megabytes(after)}")
         gone = next(item for item in forget if item.kind == "checkpoint")
         parents = ", ".join(edge.parent.reference for edge in registry.lineage(gone.reference))
         self.say(f"  the forgotten {gone.reference} still says what it was made from: {parents}")
         return {
-            "kept": len(plan.items) - len(forget),
+            "kept": kept,
             "archived": 0,
-            "forgotten": sum(
-                registry.get(item.artifact).state == "forgotten" for item in forget
-            ),
+            "forgotten": sum(registry.get(item.artifact).state == "forgotten" for item in forget),
             "bytes_before": before,
             "bytes_after": after,
         }
@@ -193,9 +256,8 @@ class _Tour:
         report = self.registry.verify_ledger()
         self.say(f"the ledger of {report.leaves} leaves verifies: {report.ok}")
         named = self._tampering()
-        self.say(
-            f"one byte of the production model flipped in a copy: {named[0] if named else 'NOT FOUND'}"
-        )
+        found = named[0] if named else "NOT FOUND"
+        self.say(f"one byte of the production model flipped in a copy: {found}")
         return {
             "leaves": report.leaves,
             "root": report.root,
@@ -322,10 +384,8 @@ class _Tour:
         return ""
 
 
-def _prepare(settings: Settings, fresh: bool) -> None:
+def _prepare(settings: Settings) -> None:
     mark = settings.home / MARK
-    if fresh and mark.is_file():
-        shutil.rmtree(settings.home)
     if mark.exists():
         raise ConfigurationError(
             f"{settings.home} holds a demo already; look at it with: artifact-pipelines model list "

@@ -30,7 +30,9 @@ def tensors(seed: int, size: int = 2_000) -> bytes:
 def dataset(registry: Registry, rows: int = 3) -> Artifact:
     """Return a registered dataset."""
     text = "\n".join(str(row) for row in range(rows))
-    return registry.publish_dataset(PROJECT, "images", {"data.csv": text.encode()}, facts={"rows": rows})
+    return registry.publish_dataset(
+        PROJECT, "images", {"data.csv": text.encode()}, facts={"rows": rows}
+    )
 
 
 def run(registry: Registry, name: str, steps: int = 3, seed: int = 0) -> list[Artifact]:
@@ -51,7 +53,9 @@ def run(registry: Registry, name: str, steps: int = 3, seed: int = 0) -> list[Ar
     return made
 
 
-def judge(registry: Registry, model: Artifact, *, passed: bool = True, key: str = "service") -> None:
+def judge(
+    registry: Registry, model: Artifact, *, passed: bool = True, key: str = "service"
+) -> None:
     """Record a signed verdict of every gate."""
     policy = registry.policy(PROJECT)
     for gate in policy.required():

@@ -1,0 +1,1 @@
+"""Facts: the tables, the ledger inside them, and the pack protocol in SQL."""

@@ -7,6 +7,7 @@ else may write, because SQLAlchemy drops `FOR UPDATE` on SQLite without a word.
 
 import os
 import random
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -100,9 +101,7 @@ class Catalog:
             self._migrate()
         except (OperationalError, sa.exc.DatabaseError) as error:
             place = self.url.render_as_string(hide_password=True)
-            raise CatalogError(
-                f"the catalog {place} cannot be opened: {_cause(error)}."
-            ) from error
+            raise CatalogError(f"the catalog {place} cannot be opened: {_cause(error)}.") from error
 
     @property
     def engine(self) -> Engine:
@@ -145,13 +144,19 @@ class Catalog:
             except DBAPIError as error:
                 if not left or not _retryable(error):
                     if isinstance(error, OperationalError):
-                        raise CatalogError(f"the catalog refused a change: {_cause(error)}.") from error
+                        raise CatalogError(
+                            f"the catalog refused a change: {_cause(error)}."
+                        ) from error
                     raise
                 time.sleep(random.uniform(0.0, 0.02 * (_TRIES - left)))  # noqa: S311  jitter, no secret
         raise AssertionError  # the last round returns or raises
 
     def _migrate(self) -> None:
-        if self.url.get_backend_name() == "sqlite" and self.url.database not in {None, "", ":memory:"}:
+        if self.url.get_backend_name() == "sqlite" and self.url.database not in {
+            None,
+            "",
+            ":memory:",
+        }:
             Path(str(self.url.database)).parent.mkdir(parents=True, exist_ok=True)
         with self.engine.connect() as conn:
             found = _revision(conn)
@@ -175,7 +180,7 @@ def _engine(url: sa.URL) -> Engine:
     engine = sa.create_engine(url, connect_args={"timeout": _BUSY_SECONDS})
 
     @sa.event.listens_for(engine, "connect")
-    def _connect(connection: Any, _record: Any) -> None:
+    def _connect(connection: sqlite3.Connection, _record: object) -> None:
         # The driver's own BEGIN is DEFERRED and comes too late; ours is below.
         connection.isolation_level = None
         cursor = connection.cursor()

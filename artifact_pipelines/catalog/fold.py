@@ -268,7 +268,9 @@ def _hold_lift(tx: Transaction, leaf: Leaf, body: Body) -> None:
     hold = tables.hold
     tx.conn.execute(
         sa.update(hold)
-        .where(hold.c.artifact == leaf.subject, hold.c.name == body["name"], hold.c.lifted.is_(None))
+        .where(
+            hold.c.artifact == leaf.subject, hold.c.name == body["name"], hold.c.lifted.is_(None)
+        )
         .values(lifted=leaf.seq)
     )
 
@@ -307,9 +309,7 @@ def _forget(tx: Transaction, leaf: Leaf, body: Body) -> None:
     tx.conn.execute(
         sa.update(artifact).where(artifact.c.id == leaf.subject).values(state="forgotten")
     )
-    tx.conn.execute(
-        sa.update(file).where(file.c.artifact == leaf.subject).values(state="removed")
-    )
+    tx.conn.execute(sa.update(file).where(file.c.artifact == leaf.subject).values(state="removed"))
     tx.conn.execute(
         sa.insert(tables.tombstone).values(
             artifact=leaf.subject,
@@ -366,7 +366,7 @@ def _statement(body: Body) -> dict[str, Any]:
     return digest.parse(str(body["statement"]).encode())
 
 
-def _finite(value: Any) -> float | None:
+def _finite(value: str | float) -> float | None:
     """Return a number as the database can order it; canonical JSON spells NaN as text."""
     number = float(value)
     return number if math.isfinite(number) else None

@@ -80,7 +80,7 @@ def insert(
             actor=leaf.actor,
             action=leaf.action,
             subject=leaf.subject,
-            project=_project(leaf, body),
+            project=_project(body),
             envelope=envelope,
             body=body,
             hash=hashed,
@@ -89,7 +89,8 @@ def insert(
     peaks = [
         head.peaks[start : start + HASH_BYTES] for start in range(0, len(head.peaks), HASH_BYTES)
     ]
-    nodes, index, node = [], leaf.seq, hashed
+    nodes: list[dict[str, Any]] = []
+    index, node = leaf.seq, hashed
     while index % 2:
         node = merkle.node_hash(peaks.pop(), node)
         index //= 2
@@ -149,7 +150,7 @@ def timestamp(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def _hashes(conn: Connection) -> Any:
+def _hashes(conn: Connection) -> merkle.HashOf:
     node, leaf = tables.tree_node, tables.leaf
 
     def hash_of(level: int, index: int) -> bytes:
@@ -165,7 +166,7 @@ def _hashes(conn: Connection) -> Any:
     return hash_of
 
 
-def _project(leaf: Leaf, body: bytes | None) -> str | None:
+def _project(body: bytes | None) -> str | None:
     if body is None:
         return None
     found = digest.parse(body)

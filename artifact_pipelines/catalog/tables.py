@@ -4,6 +4,7 @@ Every table but the ones of sessions, claims, leases and cursors is a fold of th
 over published records: a rebuild from the store alone gives the same rows.
 """
 
+from sqlalchemy import BigInteger as _BigInteger
 from sqlalchemy import (
     Boolean,
     Column,
@@ -16,7 +17,6 @@ from sqlalchemy import (
     Text,
     text,
 )
-from sqlalchemy import BigInteger as _BigInteger
 
 # SQLite counts rows in 64 bits only when the column is called INTEGER.
 BigInteger = _BigInteger().with_variant(Integer(), "sqlite")

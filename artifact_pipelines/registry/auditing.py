@@ -24,7 +24,13 @@ from artifact_pipelines.store.backend import Backend
 from artifact_pipelines.store.pack import read_footer
 from artifact_pipelines.store.store import Store
 
-_NOT_FOLDED = {*(table.name for table in tables.LOCAL), "ledger_head", "chunk", "pack", "artifact_pack"}
+_NOT_FOLDED = {
+    *(table.name for table in tables.LOCAL),
+    "ledger_head",
+    "chunk",
+    "pack",
+    "artifact_pack",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +159,9 @@ class Auditing(Retiring):
         signed = 0
         heads = tables.tree_head
         for note in self.catalog.read(
-            lambda conn: list(conn.execute(sa.select(heads.c.note).order_by(heads.c.size)).scalars())
+            lambda conn: list(
+                conn.execute(sa.select(heads.c.note).order_by(heads.c.size)).scalars()
+            )
         ):
             try:
                 found = open_head(note, LOG, self.log_key())
@@ -162,10 +170,14 @@ class Auditing(Retiring):
                 continue
             signed = max(signed, found.size)
             if found.size > len(hashes) or merkle.root(hashes[: found.size]) != found.root:
-                problems.append(f"the log was changed below its signed head of {found.size} leaves.")
+                problems.append(
+                    f"the log was changed below its signed head of {found.size} leaves."
+                )
         memory = self.keys.recall()
         if memory is not None and memory["size"] > len(rows):
-            problems.append(f"its signer has signed {memory['size']} leaves, but {len(rows)} are left.")
+            problems.append(
+                f"its signer has signed {memory['size']} leaves, but {len(rows)} are left."
+            )
         if not problems:
             problems += self._table_problems()
         return LedgerReport(len(rows), root.hex(), signed, tuple(problems))
@@ -273,7 +285,7 @@ class Auditing(Retiring):
             if differing:
                 one = next(iter(sorted(differing, key=str)))
                 problems.append(
-                    f"the table {name} was changed outside the ledger: {len(differing)} rows differ, "
+                    f"the table {name} was changed outside the ledger: {len(differing)} rows, "
                     f"such as {str(one)[:100]}"
                 )
         return problems
@@ -322,28 +334,7 @@ def _rebuild(tx: Transaction, backend: Backend) -> int:
     chunks: dict[str, list[str]] = {}
     size = 0
     while backend.size(leaf_key(size)) is not None:
-        stored = digest.parse(backend.get(leaf_key(size)))
-        envelope = stored["envelope"].encode()
-        body = None if stored["body"] is None else stored["body"].encode()
-        leaf = Leaf.decode(envelope)
-        if body is not None and digest.sha256(body) != leaf.body:
-            raise LedgerError(f"the body of leaf {size} in the store was changed.")
-        said = {} if body is None else digest.parse(body)
-        if size == 0:
-            ledger.create(tx, said["origin"])
-        at = datetime.fromisoformat(leaf.time).timestamp()
-        ledger.insert(tx, ledger.lock(tx), envelope, body, at)
-        publication = None
-        if leaf.action == "publish":
-            data = backend.get(Publication.key(leaf.subject, said["object"]))
-            if digest.sha256(data) != said["object_sha256"]:
-                raise LedgerError(f"the publish object of {leaf.subject[:16]} was changed.")
-            publication = Publication.decode(data)
-            chunks[leaf.subject] = publication.keys()
-        elif leaf.action == "forget":
-            chunks.pop(leaf.subject, None)
-        if body is not None:
-            fold.apply(tx, leaf, said, publication)
+        _replay(tx, backend, size, chunks)
         size += 1
     if size == 0:
         raise CatalogError(f"the store {backend.url} has no ledger to rebuild from.")
@@ -357,6 +348,32 @@ def _rebuild(tx: Transaction, backend: Backend) -> int:
             )
         )
     return size
+
+
+def _replay(tx: Transaction, backend: Backend, number: int, chunks: dict[str, list[str]]) -> None:
+    """Bring a new catalog to the state after an exported leaf, and note whose chunks are needed."""
+    stored = digest.parse(backend.get(leaf_key(number)))
+    envelope = stored["envelope"].encode()
+    body = None if stored["body"] is None else stored["body"].encode()
+    leaf = Leaf.decode(envelope)
+    if body is not None and digest.sha256(body) != leaf.body:
+        raise LedgerError(f"the body of leaf {number} in the store was changed.")
+    said = {} if body is None else digest.parse(body)
+    if number == 0:
+        ledger.create(tx, said["origin"])
+    at = datetime.fromisoformat(leaf.time).timestamp()
+    ledger.insert(tx, ledger.lock(tx), envelope, body, at)
+    publication = None
+    if leaf.action == "publish":
+        data = backend.get(Publication.key(leaf.subject, said["object"]))
+        if digest.sha256(data) != said["object_sha256"]:
+            raise LedgerError(f"the publish object of {leaf.subject[:16]} was changed.")
+        publication = Publication.decode(data)
+        chunks[leaf.subject] = publication.keys()
+    elif leaf.action == "forget":
+        chunks.pop(leaf.subject, None)
+    if body is not None:
+        fold.apply(tx, leaf, said, publication)
 
 
 def _rebuild_packs(tx: Transaction, backend: Backend, needed: dict[str, list[str]]) -> None:

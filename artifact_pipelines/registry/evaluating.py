@@ -5,6 +5,7 @@ import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,9 @@ class Evaluating(Publishing, Promoting):
     def _attempt(self, policy: Policy, checkpoint: Artifact) -> Attempt:
         project = checkpoint.project
         evaluation = self._evaluation_set(project, policy)
-        inputs = [] if evaluation is None else [Input(f"evaluation:{evaluation.name}", evaluation.id)]
+        inputs = (
+            [] if evaluation is None else [Input(f"evaluation:{evaluation.name}", evaluation.id)]
+        )
         model = self.publish_model(checkpoint, inputs)
         baseline = self.baseline(project)
         known = {
@@ -143,8 +146,10 @@ class Evaluating(Publishing, Promoting):
             findings.append(
                 guarded("safety", lambda: safety.safety_finding(place, policy.formats()))
             )
-            frame = None if evaluation is None else data.read_dataset(
-                self.fetch(evaluation.id, folder / "evaluation")
+            frame = (
+                None
+                if evaluation is None
+                else data.read_dataset(self.fetch(evaluation.id, folder / "evaluation"))
             )
             if policy.contracts:
                 contracts = {
@@ -160,7 +165,7 @@ class Evaluating(Publishing, Promoting):
         policy: Policy,
         function: Evaluate | None,
         place: Path,
-        frame: Any,
+        frame: object,
         baseline: str | None,
         folder: Path,
     ) -> list[Finding]:
@@ -175,19 +180,16 @@ class Evaluating(Publishing, Promoting):
         except Exception as error:  # noqa: BLE001  a gate that raises is a failed verdict
             reason = f"the evaluation raised {type(error).__name__}: {error}"
             return [Finding(gate.name, passed=False, reasons=(reason,)) for gate in gates]
-        return [
-            guarded(gate.name, lambda gate=gate: _metric_finding(gate, mine, theirs))
-            for gate in gates
-        ]
+        return [guarded(gate.name, partial(_metric_finding, gate, mine, theirs)) for gate in gates]
 
     def _contract_frame(
         self,
         name: str,
         evaluation: Artifact | None,
-        frame: Any,
+        frame: object,
         folder: Path,
         model: Artifact,
-    ) -> Any:
+    ) -> object:
         """Return the dataset of a name that this model was judged on or trained on."""
         if evaluation is not None and name == evaluation.name:
             return frame
@@ -208,7 +210,7 @@ class Evaluating(Publishing, Promoting):
         return found[-1]
 
 
-def load_function(path: str) -> Any:
+def load_function(path: str) -> Any:  # noqa: ANN401 (whatever a project's module holds)
     """Return the object that `module:name` names.
 
     Raises:
@@ -249,7 +251,9 @@ def _contract_finding(contracts: Mapping[str, tuple[Any, Contract]]) -> Finding:
     findings = []
     for name, (frame, contract) in sorted(contracts.items()):
         if frame is None:
-            findings.append(Finding("data_contract", passed=False, reasons=(f"{name} is not there",)))
+            findings.append(
+                Finding("data_contract", passed=False, reasons=(f"{name} is not there",))
+            )
             continue
         findings += data.contract_findings(name, frame, contract, load_function)
     return Finding(

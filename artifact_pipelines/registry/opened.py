@@ -126,8 +126,8 @@ class Opened:
         if not self.catalog.read(_has_ledger):
             if next(self.store.backend.keys("leaves/"), None) is not None:
                 raise BehindError(
-                    f"the catalog {self._place} is empty, but the store {self.store.backend.url} has "
-                    "a ledger; run: artifact-pipelines catalog rebuild"
+                    f"the catalog {self._place} is empty, but the store {self.store.backend.url} "
+                    "has a ledger; run: artifact-pipelines catalog rebuild"
                 )
             self._found()
         self._check_ahead()
@@ -138,8 +138,8 @@ class Opened:
             newer = self.catalog.read(ledger.head).size
             if newer == size:
                 raise BehindError(
-                    f"the catalog {self._place} ends at leaf {size - 1}, but the store goes on: it is "
-                    "older than the store; run: artifact-pipelines catalog rebuild"
+                    f"the catalog {self._place} ends at leaf {size - 1}, but the store goes on: it "
+                    "is older than the store; run: artifact-pipelines catalog rebuild"
                 )
             size = newer
 

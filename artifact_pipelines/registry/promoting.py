@@ -171,9 +171,15 @@ class Promoting(SigningOff):
             raise PolicyError(f"the role {', '.join(unknown) or '(none)'} is not one of {ROLES}.")
         for known in self.key_list():
             if name == known.name or public.hex == known.public:
-                if (name, public.hex, sorted(roles)) == (known.name, known.public, list(known.roles)):
+                if (name, public.hex, sorted(roles)) == (
+                    known.name,
+                    known.public,
+                    list(known.roles),
+                ):
                     return known
-                raise PolicyError(f"the key {known.name!r} is registered already, with other parts.")
+                raise PolicyError(
+                    f"the key {known.name!r} is registered already, with other parts."
+                )
         statement = self.keys.load(OWNER).sign_statement(
             {
                 "type": "key",
@@ -192,7 +198,9 @@ class Promoting(SigningOff):
         rows = self.catalog.read(
             lambda conn: list(conn.execute(sa.select(table).order_by(table.c.name)))
         )
-        return [RegisteredKey(row.name, row.id, tuple(row.roles.split(",")), row.public) for row in rows]
+        return [
+            RegisteredKey(row.name, row.id, tuple(row.roles.split(",")), row.public) for row in rows
+        ]
 
     # Requests and approvals
 
@@ -254,12 +262,10 @@ class Promoting(SigningOff):
         model = self._model(reference)
         wishes = [wish for wish in self.requests(model.project, stage) if wish.state == "open"]
         if model.id not in {wish.model.id for wish in wishes}:
+            ask = f"run: artifact-pipelines model request {model.reference} --stage {stage}"
             raise PromotionRefusedError(
                 f"{model.reference} cannot be approved for {stage!r}",
-                [
-                    "there is no open request for it; make one with: "
-                    f"artifact-pipelines model request {model.reference} --stage {stage}"
-                ],
+                [f"nobody has requested it; {ask}"],
             )
         signer = self._registered(key, "approver")
         statement = signer.sign_statement(
@@ -296,7 +302,12 @@ class Promoting(SigningOff):
                 # Whoever moved the pointer died before the log was signed.
                 self.sign_head()
             return Promotion(
-                f"{model.project}@{stage}", model, None, pointer, time.monotonic() - began, changed=False
+                f"{model.project}@{stage}",
+                model,
+                None,
+                pointer,
+                time.monotonic() - began,
+                changed=False,
             )
         what = f"{model.reference} may not be promoted to {stage}"
         policy = self.policy(model.project)
@@ -331,7 +342,9 @@ class Promoting(SigningOff):
             model = before[-1]
         else:
             model = self._model(to)
-        proofs = [move for move in history if move.model.id == model.id and move.action == "promote"]
+        proofs = [
+            move for move in history if move.model.id == model.id and move.action == "promote"
+        ]
         decision = decide_rollback(
             proven=bool(proofs), recalled=model.recalled, current=model.id == current
         )
@@ -361,7 +374,14 @@ class Promoting(SigningOff):
             statement = statement.where(leaf.c.time <= at)
         rows = self.catalog.read(lambda conn: list(conn.execute(statement)))
         return [
-            Move(row.seq, row.time, row.action, self.get(row.artifact), row.name or row.actor, row.policy)
+            Move(
+                row.seq,
+                row.time,
+                row.action,
+                self.get(row.artifact),
+                row.name or row.actor,
+                row.policy,
+            )
             for row in rows
         ]
 
@@ -597,9 +617,7 @@ def _write_pointer(
         if policy != said["policy"]:
             reasons.append("the policy changed meanwhile; evaluate again")
         judged = tx.conn.execute(
-            sa.select(tables.verdict.c.baseline).where(
-                tables.verdict.c.seq.in_(said["verdicts"])
-            )
+            sa.select(tables.verdict.c.baseline).where(tables.verdict.c.seq.in_(said["verdicts"]))
         ).scalars()
         if any(found_baseline != baseline for found_baseline in judged):
             reasons.append("another model went to production meanwhile; evaluate again")

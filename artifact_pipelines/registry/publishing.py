@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -29,6 +29,9 @@ from artifact_pipelines.registry.reading import Artifact, Reading
 from artifact_pipelines.registry.steps import Steps
 from artifact_pipelines.store.pack import MAX_PACK, Location, PackWriter
 from artifact_pipelines.store.store import ChunkData, Scan
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 LEASE = 900.0
 """Seconds for which a silent writer keeps its session."""
@@ -260,8 +263,8 @@ class Publishing(Reading):
                 self.get(item.id)
             except UnknownArtifactError:
                 raise UnknownArtifactError(
-                    f"the input {item.role!r} ({item.id[:16]}) of {record.project}/{record.name} is "
-                    "not registered; publish it first."
+                    f"the input {item.role!r} ({item.id[:16]}) of {record.project}/{record.name} "
+                    "is not registered; publish it first."
                 ) from None
 
     def _put_annex(self, annex: Mapping[str, Any] | None) -> str | None:
@@ -332,8 +335,13 @@ class _Session:
             self._writer = self._registry.store.open_pack(pack)
         return self._writer
 
-    def _write(self, change: Callable[..., Any], *args: Any) -> Any:
-        return self._registry.catalog.write(change, *args)
+    def _write(
+        self,
+        change: Callable[Concatenate[Transaction, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        return self._registry.catalog.write(change, *args, **kwargs)
 
 
 def _commit(

@@ -182,7 +182,9 @@ class Reading(Opened):
 
     def runs(self, project: str) -> list[RunView]:
         """Return the training runs of a project, oldest first."""
-        return [self.run(project, run.name) for run in self._select(project, Kind.TRAINING_RUN, None)]
+        return [
+            self.run(project, run.name) for run in self._select(project, Kind.TRAINING_RUN, None)
+        ]
 
     def run(self, project: str, name: str) -> RunView:
         """Return a training run.
@@ -359,9 +361,7 @@ class Reading(Opened):
 
     def _select(self, project: str, kind: Kind, name: str | None) -> list[Artifact]:
         table = tables.artifact
-        statement = sa.select(table).where(
-            table.c.project == project, table.c.kind == kind.value
-        )
+        statement = sa.select(table).where(table.c.project == project, table.c.kind == kind.value)
         if name is not None:
             statement = statement.where(table.c.name == name)
         order = (table.c.name, table.c.step) if kind is Kind.CHECKPOINT else (table.c.seq,)
@@ -401,7 +401,9 @@ def _by_ids(conn: Connection, ids: Sequence[str]) -> list[Artifact]:
     table = tables.artifact
     found = []
     for part in batches(list(ids)):
-        found += [Artifact.of(row) for row in conn.execute(sa.select(table).where(table.c.id.in_(part)))]
+        found += [
+            Artifact.of(row) for row in conn.execute(sa.select(table).where(table.c.id.in_(part)))
+        ]
     return found
 
 

@@ -1,7 +1,7 @@
 """Retention plans, forgetting and prune, the only deleter."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -71,7 +71,7 @@ class Plan:
     items: tuple[PlanItem, ...]
     state: str
 
-    def chosen(self, action: Action) -> list[PlanItem]:
+    def chosen(self, action: str) -> list[PlanItem]:
         """Return the items of an action."""
         return [item for item in self.items if item.action == action]
 
@@ -292,33 +292,42 @@ class Retiring(Promoting):
     def _holds(self, project: str, artifacts: list[Artifact]) -> dict[str, list[str]]:
         """Return why artifacts may not go, by id."""
         held: dict[str, list[str]] = {}
-
-        def hold(artifact: str, reason: str) -> None:
+        reasons = [
+            *self._stage_holds(project),
+            *(
+                (row.artifact, f"the hold {row.name!r}: {row.reason}")
+                for row in self.catalog.read(_placed_holds)
+            ),
+            *((row.artifact, "somebody is reading it") for row in self.catalog.read(_readers)),
+            *(
+                (view.checkpoints[-1].id, "its run has not finished and would resume from it")
+                for view in self.runs(project)
+                if view.state != "finished" and view.checkpoints
+            ),
+        ]
+        for artifact, reason in reasons:
             held.setdefault(artifact, []).append(reason)
+        for model in artifacts:
+            if model.kind is Kind.MODEL and model.id in held:
+                why = f"the held model {model.reference} was made from it"
+                for item in model.record.inputs:
+                    if item.role == "checkpoint":
+                        held.setdefault(item.id, []).append(why)
+        return held
 
+    def _stage_holds(self, project: str) -> Iterator[tuple[str, str]]:
+        """Yield what stages point at, can go back to, or are asked to point at."""
         for stage, model in self.stages(project).items():
-            hold(model.id, f"{project}@{stage} points at it")
+            yield model.id, f"{project}@{stage} points at it"
             former = [
                 move.model.id for move in self.history(project, stage) if move.model.id != model.id
             ]
             for artifact in list(dict.fromkeys(reversed(former)))[:ROLLBACK_WINDOW]:
-                hold(artifact, f"{project}@{stage} can be rolled back to it")
+                yield artifact, f"{project}@{stage} can be rolled back to it"
+        for stage in self.policy(project).promotion:
             for wish in self.requests(project, stage):
                 if wish.state == "open":
-                    hold(wish.model.id, f"it is requested for {stage}")
-        for row in self.catalog.read(_placed_holds):
-            hold(row.artifact, f"the hold {row.name!r}: {row.reason}")
-        for row in self.catalog.read(_readers):
-            hold(row.artifact, "somebody is reading it")
-        for view in self.runs(project):
-            if view.state != "finished" and view.checkpoints:
-                hold(view.checkpoints[-1].id, "its run has not finished and would resume from it")
-        for artifact in artifacts:
-            if artifact.kind is Kind.MODEL and artifact.id in held:
-                for item in artifact.record.inputs:
-                    if item.role == "checkpoint":
-                        hold(item.id, f"the held model {artifact.reference} was made from it")
-        return held
+                    yield wish.model.id, f"it is requested for {stage}"
 
     def _disagreements(self) -> list[str]:
         """Return what the catalog and the store say differently about what is alive."""
@@ -464,14 +473,16 @@ def _readers(conn: Connection) -> list[sa.Row[Any]]:
     return list(conn.execute(sa.select(table).where(table.c.lease_until > now(conn))))
 
 
-def _liveness(conn: Connection) -> tuple[int, list[sa.Row[Any]], dict[str, str]]:
+def _liveness(conn: Connection) -> tuple[int, list[Any], dict[str, str]]:
     artifact, stage = tables.artifact, tables.stage
     alive_rows = conn.execute(
         sa.select(artifact.c.id, artifact.c.kind).where(artifact.c.state == "live")
     )
     rows = list(alive_rows)
-    pointers = {f"{row.project}/{row.stage}": row.artifact for row in conn.execute(sa.select(stage))}
-    return ledger.head(conn).size, rows, pointers
+    pointers = {
+        f"{row.project}/{row.stage}": row.artifact for row in conn.execute(sa.select(stage))
+    }
+    return int(ledger.head(conn).size), rows, pointers
 
 
 def _pack_ids(conn: Connection) -> set[str]:
@@ -480,5 +491,7 @@ def _pack_ids(conn: Connection) -> set[str]:
 
 def _publications(conn: Connection) -> tuple[set[tuple[str, str]], set[str]]:
     artifact = tables.artifact
-    cited = {(row.id, row.object) for row in conn.execute(sa.select(artifact.c.id, artifact.c.object))}
+    cited = {
+        (row.id, row.object) for row in conn.execute(sa.select(artifact.c.id, artifact.c.object))
+    }
     return cited, set(conn.execute(sa.select(tables.session.c.id)).scalars())

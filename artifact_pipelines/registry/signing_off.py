@@ -75,8 +75,8 @@ class SigningOff(Reading):
         target = self.catalog.read(ledger.head).size
         if target < memory["size"]:
             raise LedgerError(
-                f"the log has {target} leaves, but its signer has signed {memory['size']}: leaves were "
-                "cut off, or an older catalog was restored."
+                f"the log has {target} leaves, but its signer has signed {memory['size']}: "
+                "leaves were cut off, or an older catalog was restored."
             )
         for start in range(memory["size"], target, _BATCH):
             for row in self.catalog.read(ledger.leaves, start, min(start + _BATCH, target)):

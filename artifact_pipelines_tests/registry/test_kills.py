@@ -14,7 +14,14 @@ from artifact_pipelines.registry.steps import Steps
 from artifact_pipelines_tests import building
 from artifact_pipelines_tests.building import PROJECT
 
-PUBLISH = ["session_opened", "chunks_written", "packs_sealed", "object_written", "committed", "exported"]
+PUBLISH = [
+    "session_opened",
+    "chunks_written",
+    "packs_sealed",
+    "object_written",
+    "committed",
+    "exported",
+]
 PROMOTE = ["decided", "committed", "exported", "signed"]
 
 
@@ -38,18 +45,14 @@ def test_a_killed_publish_leaves_old_or_new(tmp_path: Path, label: str) -> None:
     with open_registry(home, actor="tester") as registry:
         run = registry.start_run(PROJECT, "run-1")
         registry.publish_checkpoint(run, {"model.safetensors": building.tensors(1)}, step=1)
-        record = Record(
-            Kind.CHECKPOINT, PROJECT, "run-1", content="0" * 64, run=run.id, step=2
-        )
+        record = Record(Kind.CHECKPOINT, PROJECT, "run-1", content="0" * 64, run=run.id, step=2)
         draft = Draft(record, {"model.safetensors": building.tensors(2)})
         killed_after(label, lambda: registry.publish(draft))
 
     with open_registry(home, actor="tester") as reopened:
         there = [checkpoint.step for checkpoint in reopened.checkpoints(PROJECT, "run-1")]
         assert there == ([1, 2] if label in {"committed", "exported"} else [1])
-        again = reopened.publish_checkpoint(
-            run, {"model.safetensors": building.tensors(2)}, step=2
-        )
+        again = reopened.publish_checkpoint(run, {"model.safetensors": building.tensors(2)}, step=2)
         assert reopened.read(again.reference, "model.safetensors") == building.tensors(2)
         expire_sessions(reopened)
         assert reopened.prune(grace=0).disagreements == ()
@@ -79,9 +82,7 @@ def test_a_killed_promotion_leaves_old_or_new(tmp_path: Path, label: str) -> Non
 
 
 def expire_sessions(registry: Registry) -> None:
-    registry.catalog.write(
-        lambda tx: tx.conn.exec_driver_sql("update session set lease_until = 0")
-    )
+    registry.catalog.write(lambda tx: tx.conn.exec_driver_sql("update session set lease_until = 0"))
 
 
 def all_stored_is_needed(registry: Registry) -> bool:

@@ -51,7 +51,7 @@ def test_production_needs_an_approval(registry: Registry) -> None:
 def test_an_approval_needs_a_request_and_a_registered_key(registry: Registry) -> None:
     model = building.candidate(registry, "run-1")
 
-    with pytest.raises(PromotionRefusedError, match="no open request"):
+    with pytest.raises(PromotionRefusedError, match="nobody has requested it"):
         registry.approve(model.reference, "production", "alice")
     registry.request(model.reference, "production")
     with pytest.raises(KeyMissingError, match="key create alice"):

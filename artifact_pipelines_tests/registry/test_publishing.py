@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from artifact_pipelines.catalog import packs, tables
-from artifact_pipelines.domain.record import Input, Record, Kind
+from artifact_pipelines.domain.record import Input, Kind, Record
 from artifact_pipelines.errors import (
     ConflictError,
     InvalidNameError,
@@ -142,9 +142,7 @@ def test_a_symbolic_link_is_not_followed(registry: Registry, tmp_path: Path) -> 
 
 def test_a_writer_whose_session_expired_is_fenced(registry: Registry) -> None:
     run = registry.start_run(PROJECT, "run-1")
-    record = Record(
-        Kind.CHECKPOINT, PROJECT, "run-1", content=NO_FILES, run=run.id, step=0
-    )
+    record = Record(Kind.CHECKPOINT, PROJECT, "run-1", content=NO_FILES, run=run.id, step=0)
     writer = registry.publish(Draft(record, {"model.safetensors": b"weights"}))
     while next(writer) != "object_written":
         pass

@@ -78,7 +78,10 @@ def test_what_production_needs_is_held(registry: Registry) -> None:
 
 
 def test_the_resume_point_of_a_live_run_is_held(registry: Registry) -> None:
-    strict = {**building.POLICY.document(), "retention": {"keep": {"last": 0, "best": 0}, "forget_after": "0s"}}
+    strict = {
+        **building.POLICY.document(),
+        "retention": {"keep": {"last": 0, "best": 0}, "forget_after": "0s"},
+    }
     registry.set_policy(PROJECT, Policy.of(strict))
     run = registry.start_run(PROJECT, "run-1")
     for step in range(3):
