@@ -58,7 +58,8 @@ def show_facts(title: str, facts: Mapping[str, object]) -> None:
 
 def say(text: str) -> None:
     """Print a sentence for people on standard output."""
-    _console().print(Text(printable(text)))
+    # A terminal wraps by itself; a sentence in a pipe stays one line.
+    _console().print(Text(printable(text)), soft_wrap=True)
 
 
 def note(text: str) -> None:

@@ -1,0 +1,5 @@
+"""`python -m artifact_pipelines.cli`."""
+
+from artifact_pipelines.cli import main
+
+main()

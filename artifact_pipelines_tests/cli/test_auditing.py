@@ -1,0 +1,210 @@
+"""Proof, keys, the catalog and the state of the installation on the command line."""
+
+import json
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from artifact_pipelines.cli import app
+from artifact_pipelines.registry import Registry
+from artifact_pipelines_tests.building import promoted, run
+from artifact_pipelines_tests.cli.conftest import Command, damage
+
+
+def test_a_whole_ledger_verifies(command: Command, registry: Registry) -> None:
+    promoted(registry, "a")
+    said = command("audit", "verify", "--json")
+
+    assert (said.code, said.json()["ok"]) == (0, True)
+    assert said.json()["served"] == [{"stage": "digits@production", "ok": True}]
+    assert said.json()["root"] == registry.sign_head().root.hex()
+
+
+def test_a_changed_row_is_noticed(command: Command, registry: Registry, home: Path) -> None:
+    promoted(registry, "a")
+    with sqlite3.connect(home / "catalog.db") as database:
+        database.execute("UPDATE metric SET value = 0.99")
+    said = command("audit", "verify")
+
+    assert said.code == 1
+    assert "WRONG the table metric was changed" in said.out
+
+
+def test_damage_to_what_production_serves_is_named(
+    command: Command, registry: Registry, home: Path
+) -> None:
+    promoted(registry, "a")
+    damage(registry, home, "digits/v1")
+    said = command("audit", "verify", "--json")
+
+    assert said.code == 1
+    assert "digits/v1" in " ".join(said.json()["problems"])
+    assert said.json()["served"] == [{"stage": "digits@production", "ok": False}]
+
+
+def test_the_log_tells_who_did_what(command: Command, registry: Registry) -> None:
+    promoted(registry, "a")
+    (leaf,) = command("audit", "log", "--action", "promote", "--json").json()["leaves"]
+    newest = command("audit", "log", "--limit", "2", "--json").json()["leaves"]
+
+    assert (leaf["actor"], leaf["subject"]) == ("tester", "digits/production")
+    assert leaf["body"]["stage"] == "production"
+    assert [item["leaf"] for item in newest] == [newest[0]["leaf"], newest[0]["leaf"] + 1]
+
+
+def test_a_key_is_made_once_and_stays_private(command: Command, home: Path) -> None:
+    first = command("key", "create", "alice", "--json").json()
+    again = command("key", "create", "alice", "--json").json()
+    listed = command("key", "list", "--json").json()["keys"]
+
+    assert first == again
+    assert stat.S_IMODE((home / "keys" / "alice.key").stat().st_mode) == 0o600
+    assert {key["name"]: key["roles"] for key in listed}["alice"] == ["approver"]
+
+
+@pytest.mark.parametrize("words", [["../alice"], ["alice", "--role", "king"]])
+def test_a_key_that_may_not_be_is_refused(command: Command, words: list[str]) -> None:
+    said = command("key", "create", *words)
+
+    assert said.code == 2
+    assert said.err.startswith("Error: ")
+
+
+def test_a_lost_catalog_is_rebuilt_from_the_store(
+    command: Command, registry: Registry, home: Path
+) -> None:
+    promoted(registry, "a")
+    before = command("model", "list", "--json").json()
+    registry.close()
+    for file in home.glob("catalog.db*"):
+        file.unlink()
+    lost = command("model", "list")
+    rebuilt = command("catalog", "rebuild", "--yes", "--json")
+
+    assert lost.code == 2
+    assert "artifact-pipelines catalog rebuild" in lost.err
+    assert rebuilt.code == 0
+    assert command("model", "list", "--json").json() == before
+    assert command("audit", "verify").code == 0
+
+
+def test_the_former_catalog_is_kept_beside_the_new_one(
+    command: Command, registry: Registry
+) -> None:
+    run(registry, "a")
+    registry.close()
+    rebuilt = command("catalog", "rebuild", "--yes", "--json").json()
+
+    assert Path(rebuilt["former"]).is_file()
+    assert command("run", "list", "--json").json()["runs"][0]["reference"] == "digits/a"
+
+
+def test_a_catalog_is_not_replaced_without_a_yes(command: Command, registry: Registry) -> None:
+    run(registry, "a")
+
+    assert command("catalog", "rebuild").code == 2
+
+
+def test_a_rebuild_can_go_elsewhere(command: Command, registry: Registry, tmp_path: Path) -> None:
+    run(registry, "a")
+    url = f"sqlite:///{tmp_path / 'other.db'}"
+    first = command("catalog", "rebuild", "--to", url)
+    again = command("catalog", "rebuild", "--to", url)
+
+    assert first.code == 0
+    assert again.code == 2
+    assert "holds a ledger already" in again.err
+
+
+def test_a_rebuild_without_a_store_leaves_nothing_behind(command: Command, home: Path) -> None:
+    said = command("catalog", "rebuild", "--yes")
+
+    assert said.code == 2
+    assert list(home.glob("catalog.db*")) == []
+
+
+def test_the_doctor_makes_no_home(command: Command, home: Path) -> None:
+    said = command("doctor", "--json")
+
+    assert (said.code, said.json()["ok"]) == (0, True)
+    assert not home.exists()
+
+
+def test_the_doctor_sees_keys_that_others_can_read(
+    command: Command, registry: Registry, home: Path
+) -> None:
+    run(registry, "a")
+    (home / "keys").chmod(0o755)
+    said = command("doctor", "--json")
+    states = {check["check"]: check["state"] for check in said.json()["checks"]}
+
+    assert (said.code, states["keys"]) == (2, "fail")
+
+
+def test_a_file_that_is_no_catalog_is_one_sentence(command: Command, home: Path) -> None:
+    home.mkdir()
+    (home / "catalog.db").write_bytes(b"not a database, but long enough to look at" * 50)
+    said = command("run", "list")
+
+    assert said.code == 2
+    assert said.err.startswith("Error: ")
+    assert said.err.count("\n") == 1
+
+
+def test_a_home_that_is_a_file_is_one_sentence(command: Command, home: Path) -> None:
+    home.write_text("in the way")
+    said = command("key", "create", "alice")
+
+    assert said.code == 2
+    assert "cannot be" in said.err
+
+
+def test_a_setting_that_cannot_be_used_is_one_sentence(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ARTIFACT_PIPELINES_CATALOG_URL", "postgres://somewhere/db")
+    said = command("run", "list")
+
+    assert said.code == 2
+    assert "does not name its driver" in said.err
+
+
+def test_json_is_plain_even_where_colour_is_forced(registry: Registry, home: Path) -> None:
+    run(registry, "a")
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from artifact_pipelines.cli import main; main()",
+            "run",
+            "list",
+            "--json",
+        ],
+        capture_output=True,
+        check=True,
+        env={**os.environ, "FORCE_COLOR": "1", "ARTIFACT_PIPELINES_HOME": str(home)},
+    )
+
+    assert b"\x1b" not in done.stdout
+    assert json.loads(done.stdout)["runs"]
+
+
+def test_an_unknown_word_is_a_usage_error(command: Command) -> None:
+    assert command("model", "destroy").code == 2
+    assert command("--version").code == 0
+
+
+def test_every_command_has_help(command: Command) -> None:
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        for verb in group.typer_instance.registered_commands:
+            said = command(str(group.name), str(verb.name), "--help")
+
+            assert said.code == 0
+            assert verb.callback is not None
+            assert verb.callback.__doc__

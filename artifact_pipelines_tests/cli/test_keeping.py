@@ -1,0 +1,111 @@
+"""Retention, prune and storage on the command line."""
+
+from pathlib import Path
+
+from artifact_pipelines.cli.output import printable, short, size
+from artifact_pipelines.registry import Registry
+from artifact_pipelines_tests.building import promoted, run
+from artifact_pipelines_tests.cli.conftest import Command, damage
+
+
+def test_a_plan_is_approved_applied_and_pruned(command: Command, registry: Registry) -> None:
+    promoted(registry, "a", seed=1)
+    run(registry, "b", steps=6, seed=2)
+    plan = command("retention", "plan", "digits", "--json").json()
+    before = command("storage", "report", "--json").json()["totals"]["stored_bytes"]
+    early = command("retention", "apply", plan["plan"], "--yes")
+    approved = command("retention", "approve", short(plan["plan"]), "--json").json()
+    applied = command("retention", "apply", short(plan["plan"]), "--yes", "--json").json()
+    pruned = command("prune", "run", "--grace", "0s", "--yes", "--json").json()
+    after = command("storage", "report", "--json").json()["totals"]["stored_bytes"]
+
+    assert early.code == 1
+    assert approved["state"] == "approved"
+    assert len(applied["forgotten"]) == plan["totals"]["forget"]["artifacts"] > 0
+    assert pruned["disagreements"] == []
+    assert before - after == pruned["freed_bytes"] > 0
+    assert command("retention", "show", plan["plan"], "--json").json()["state"] == "applied"
+
+
+def test_the_lineage_of_what_was_forgotten_answers(command: Command, registry: Registry) -> None:
+    promoted(registry, "a", seed=1)
+    run(registry, "b", steps=6, seed=2)
+    plan = registry.approve_plan(registry.plan_retention("digits").id)
+    gone = registry.apply_plan(plan.id).forgotten[0]
+    lineage = command("lineage", "show", gone, "--json").json()
+    fetched = command("checkpoint", "fetch", gone, "--to", "/nowhere/at-all")
+
+    assert lineage["state"] == "forgotten"
+    assert lineage["edges"]
+    assert fetched.code == 2
+    assert "forgotten" in fetched.err
+
+
+def test_nothing_is_removed_where_nobody_can_say_yes(command: Command, registry: Registry) -> None:
+    promoted(registry, "a", seed=1)
+    run(registry, "b", steps=6, seed=2)
+    plan = registry.approve_plan(registry.plan_retention("digits").id)
+    applied = command("retention", "apply", plan.id)
+    pruned = command("prune", "run")
+
+    assert (applied.code, pruned.code) == (2, 2)
+    assert "--yes" in applied.err
+    assert "--yes" in pruned.err
+    assert registry.plan(plan.id).state == "approved"
+
+
+def test_a_grace_that_is_no_time_is_a_usage_error(command: Command, registry: Registry) -> None:
+    run(registry, "a")
+
+    assert command("prune", "run", "--yes", "--grace", "soon").code == 2
+
+
+def test_a_report_counts_what_is_logical_and_what_is_stored(
+    command: Command, home: Path, registry: Registry
+) -> None:
+    run(registry, "a")
+    report = command("storage", "report", "--json").json()
+    packs = sum(path.stat().st_size for path in (home / "store/packs").rglob("*") if path.is_file())
+
+    assert report["totals"]["stored_bytes"] == packs
+    assert report["totals"]["logical_bytes"] == sum(
+        project["logical_bytes"] for project in report["projects"]
+    )
+
+
+def test_an_empty_home_has_an_empty_report(command: Command, home: Path) -> None:
+    report = command("storage", "report", "--json").json()
+
+    assert set(report) == {"totals", "projects"}
+    assert report["totals"]["stored_bytes"] == report["totals"]["logical_bytes"] == 0
+    assert not home.exists()
+
+
+def test_a_scrub_names_what_is_damaged_and_who_needs_it(
+    command: Command, registry: Registry, home: Path
+) -> None:
+    run(registry, "a")
+    whole = command("storage", "scrub", "--json")
+    damage(registry, home, "digits/a@1")
+    broken = command("storage", "scrub", "--json")
+    said = command("storage", "scrub")
+
+    assert (whole.code, whole.json()["ok"]) == (0, True)
+    assert broken.code == said.code == 1
+    assert [item["artifacts"] for item in broken.json()["damaged"]] == [["digits/a@1"]]
+    assert "It is needed by digits/a@1.\n" in said.out
+
+
+def test_sizes_are_for_people() -> None:
+    assert [size(count) for count in (0, 1023, 1024, 1536, 5 << 30, 3 << 40)] == [
+        "0 B",
+        "1023 B",
+        "1.0 KiB",
+        "1.5 KiB",
+        "5.0 GiB",
+        "3.0 TiB",
+    ]
+
+
+def test_what_a_terminal_would_obey_is_replaced() -> None:
+    assert printable("a\x1b[2Jb\u202ec\nd") == "a\ufffd[2Jb\ufffdc\nd"

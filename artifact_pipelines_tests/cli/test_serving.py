@@ -1,0 +1,159 @@
+"""Models and their way through the stages on the command line."""
+
+from pathlib import Path
+
+import pytest
+
+from artifact_pipelines.registry import Registry
+from artifact_pipelines_tests.building import approve, candidate, judge, promoted, run
+from artifact_pipelines_tests.cli.conftest import Command, damage
+
+PRODUCTION = ("--stage", "production")
+
+
+def test_a_model_goes_to_production_with_a_request_and_an_approval(
+    command: Command, registry: Registry
+) -> None:
+    candidate(registry, "run-0001")
+    refused = command("model", "promote", "digits/v1", *PRODUCTION)
+    steps = [
+        command("key", "create", "alice"),
+        command("model", "request", "digits/v1", *PRODUCTION, "--reason", "better"),
+        command("model", "approve", "digits/v1", *PRODUCTION, "--key", "alice"),
+        command("model", "promote", "digits/v1", *PRODUCTION, "--json"),
+    ]
+
+    assert (refused.code, refused.out) == (1, "")
+    assert "digits/v1 may not be promoted to production" in refused.err
+    assert [step.code for step in steps] == [0, 0, 0, 0]
+    assert steps[-1].json()["stage"] == "digits@production"
+    assert registry.resolve("digits@production").model.reference == "digits/v1"
+
+
+def test_promoting_what_is_in_place_changes_nothing(command: Command, registry: Registry) -> None:
+    promoted(registry, "run-0001")
+    said = command("model", "promote", "digits/v1", *PRODUCTION, "--json")
+
+    assert said.code == 0
+    assert said.json()["changed"] is False
+
+
+def test_an_approval_without_a_request_is_refused(command: Command, registry: Registry) -> None:
+    candidate(registry, "run-0001")
+    registry.create_key("alice")
+    said = command("model", "approve", "digits/v1", *PRODUCTION, "--key", "alice")
+
+    assert said.code == 1
+    assert "artifact-pipelines model request digits/v1 --stage production" in said.err
+
+
+def test_an_approval_needs_a_key_that_is_there(command: Command, registry: Registry) -> None:
+    candidate(registry, "run-0001")
+    registry.request("digits/v1", "production")
+    said = command("model", "approve", "digits/v1", *PRODUCTION, "--key", "mallory")
+
+    assert said.code == 2
+    assert "artifact-pipelines key create mallory" in said.err
+
+
+@pytest.mark.parametrize("pointer", ["digits", "digits@production"])
+def test_a_rollback_is_one_command_and_shows_in_the_history(
+    command: Command, registry: Registry, pointer: str
+) -> None:
+    promoted(registry, "a", seed=1)
+    promoted(registry, "b", seed=2)
+    back = command("model", "rollback", pointer, "--reason", "drill", "--json")
+    moves = command("model", "history", pointer, "--json").json()["moves"]
+
+    assert (back.code, back.json()["reference"]) == (0, "digits/v1")
+    assert [(move["action"], move["reference"]) for move in moves] == [
+        ("promote", "digits/v1"),
+        ("promote", "digits/v2"),
+        ("rollback", "digits/v1"),
+    ]
+
+
+def test_a_rollback_to_nothing_is_refused(command: Command, registry: Registry) -> None:
+    promoted(registry, "a")
+    said = command("model", "rollback", "digits")
+
+    assert said.code == 1
+    assert "never pointed at another model" in said.err
+
+
+def test_the_history_answers_for_a_time(command: Command, registry: Registry) -> None:
+    promoted(registry, "a", seed=1)
+    promoted(registry, "b", seed=2)
+    first, second = command("model", "history", "digits", "--json").json()["moves"]
+    then = command("model", "history", "digits", "--at", first["time"], "--json").json()["moves"]
+    before = command("model", "history", "digits", "--at", "2001-01-01", "--json").json()["moves"]
+
+    assert then == [first]
+    assert second["reference"] == "digits/v2"
+    assert before == []
+
+
+def test_a_time_that_is_none_is_a_usage_error(command: Command, registry: Registry) -> None:
+    promoted(registry, "a")
+
+    assert command("model", "history", "digits", "--at", "yesterday").code == 2
+
+
+def test_a_list_tells_which_gates_failed(command: Command, registry: Registry) -> None:
+    candidate(registry, "good", seed=1)
+    bad = registry.publish_model(run(registry, "bad", seed=2)[-1])
+    judge(registry, bad, passed=False)
+    rows = command("model", "list", "--json").json()["models"]
+
+    assert [row["checkpoint"] for row in rows] == ["digits/good@2", "digits/bad@2"]
+    assert rows[0]["gates"]["failed"] == []
+    assert rows[1]["gates"] == {"passed": 0, "failed": ["integrity", "safety"]}
+
+
+def test_a_model_shows_what_stands_against_it(command: Command, registry: Registry) -> None:
+    candidate(registry, "a")
+    ready = command("model", "show", "digits/v1", "--json").json()["readiness"]
+
+    assert ready["staging"] == {"serving": False, "reasons": [], "requested": []}
+    assert "approv" in " ".join(ready["production"]["reasons"])
+
+
+def test_what_production_serves_is_shown_with_its_proof(
+    command: Command, registry: Registry
+) -> None:
+    promoted(registry, "a")
+    shown = command("model", "show", "digits@production", "--json").json()
+
+    assert shown["proof_verified"] is True
+    assert shown["stages"] == ["production"]
+    assert {verdict["gate"] for verdict in shown["verdicts"]} == {"integrity", "safety"}
+
+
+def test_a_model_is_fetched_without_its_training_state(
+    command: Command, registry: Registry, tmp_path: Path
+) -> None:
+    promoted(registry, "a")
+    said = command("model", "fetch", "digits@production", "--to", tmp_path / "model", "--json")
+
+    assert said.code == 0
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["model.safetensors"]
+
+
+def test_a_stage_that_serves_nothing_cannot_be_fetched(
+    command: Command, registry: Registry, tmp_path: Path
+) -> None:
+    candidate(registry, "a")
+    said = command("model", "fetch", "digits@production", "--to", tmp_path / "model")
+
+    assert said.code == 2
+    assert "serves nothing yet" in said.err
+
+
+def test_a_damaged_model_is_not_promoted(command: Command, registry: Registry, home: Path) -> None:
+    approve(registry, candidate(registry, "a"))
+    damage(registry, home, "digits/v1")
+    said = command("model", "promote", "digits/v1", *PRODUCTION)
+
+    assert said.code == 1
+    assert "is damaged" in said.err
+    assert registry.stages("digits") == {}
