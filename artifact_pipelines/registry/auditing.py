@@ -410,10 +410,10 @@ def _leaf_problems(
         stored = digest.parse(store.backend.get(leaf_key(number)))
         if stored["envelope"].encode() != bytes(row.envelope):
             problems.append(f"leaf {number} in the catalog differs from the store's.")
-        if row.body is not None:
-            if digest.sha256(bytes(row.body)) != leaf.body:
-                problems.append(f"the body of leaf {number} was changed.")
-            governance.replay(state, leaf, digest.parse(bytes(row.body)), store.get_object)
+        if row.body is not None and digest.sha256(bytes(row.body)) != leaf.body:
+            problems.append(f"the body of leaf {number} was changed.")
+        body = None if row.body is None else digest.parse(bytes(row.body))
+        governance.replay(state, leaf, body, store.get_object)
     except (ArtifactError, OSError, KeyError) as error:
         problems.append(str(error))
     return problems

@@ -1,11 +1,13 @@
 """Policies, keys, requests, approvals, pointer moves and what a stage serves."""
 
+import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from artifact_pipelines.catalog import ledger, tables
 from artifact_pipelines.catalog.catalog import Transaction
@@ -140,7 +142,14 @@ class Promoting(SigningOff):
             return policy.digest
         self.store.put_object(policy.encode())
         statement = self.keys.load(OWNER).sign_statement(
-            {"type": "policy", "origin": self.origin, "project": project, "policy": policy.digest}
+            {
+                "type": "policy",
+                "origin": self.origin,
+                "project": project,
+                "policy": policy.digest,
+                # A statement counts once; going back to an earlier policy is a new one.
+                "nonce": secrets.token_hex(16),
+            }
         )
         self.append("policy_set", project, statement.as_body())
         return policy.digest
@@ -156,7 +165,7 @@ class Promoting(SigningOff):
             raise PolicyError(
                 f"the project {project!r} has no policy; materialize one of its assets first."
             )
-        return Policy.of(digest.parse(self.store.get_object(found)))
+        return Policy.decode(self.store.get_object(found))
 
     def create_key(self, name: str, roles: Sequence[str] = ("approver",)) -> RegisteredKey:
         """Make a key in the key folder and register it, signed by the owner."""
@@ -194,13 +203,7 @@ class Promoting(SigningOff):
 
     def key_list(self) -> list[RegisteredKey]:
         """Return the registered keys by name."""
-        table = tables.signing_key
-        rows = self.catalog.read(
-            lambda conn: list(conn.execute(sa.select(table).order_by(table.c.name)))
-        )
-        return [
-            RegisteredKey(row.name, row.id, tuple(row.roles.split(",")), row.public) for row in rows
-        ]
+        return self.catalog.read(_keys)
 
     # Requests and approvals
 
@@ -246,7 +249,7 @@ class Promoting(SigningOff):
                 row.state,
                 tuple(
                     names[fact.key]
-                    for fact in self._approvals(row.artifact)
+                    for fact in self.catalog.read(_approvals, row.artifact)
                     if fact.stage == stage and not fact.used
                 ),
             )
@@ -311,7 +314,8 @@ class Promoting(SigningOff):
             )
         what = f"{model.reference} may not be promoted to {stage}"
         policy = self.policy(model.project)
-        decision = self._decide(model, stage, policy, pointer)
+        ready = self._rollback_ready(current)
+        decision = self.catalog.read(_decide, model, stage, policy, pointer, ready)
         reasons = [*decision.reasons, *self._byte_reasons(model)]
         if reasons:
             raise PromotionRefusedError(what, reasons)
@@ -321,7 +325,18 @@ class Promoting(SigningOff):
             "verdicts": list(decision.verdicts),
             "approvals": list(decision.approvals),
         }
-        return (yield from self._move("promote", model, stage, pointer, current, payload, began))
+
+        def unchanged(conn: Connection) -> tuple[str, ...]:
+            again = _decide(conn, model, stage, policy, pointer, ready)
+            if again == decision:
+                return ()
+            return again.reasons or ("its verdicts or approvals changed meanwhile; try again",)
+
+        return (
+            yield from self._move(
+                "promote", model, stage, pointer, current, payload, began, unchanged
+            )
+        )
 
     def rollback(
         self, project: str, stage: str, to: str | None = None, reason: str = ""
@@ -435,7 +450,8 @@ class Promoting(SigningOff):
         """Return what stands against a promotion now."""
         model = self._model(reference)
         pointer = self._pointer(model.project, stage)[1]
-        return self._decide(model, stage, self.policy(model.project), pointer).reasons
+        policy = self.policy(model.project)
+        return self.catalog.read(_decide, model, stage, policy, pointer, None).reasons
 
     def needs_approval(self, project: str, stage: str) -> bool:
         """Return whether a stage's promotions need people."""
@@ -450,6 +466,7 @@ class Promoting(SigningOff):
         current: str | None,
         payload: Mapping[str, Any],
         began: float,
+        unchanged: Callable[[Connection], tuple[str, ...]] = lambda _: (),
     ) -> Steps[Promotion]:
         """Write a pointer, export its leaf and have the log signed."""
         statement = self.keys.load(SERVICE).sign_statement(
@@ -465,7 +482,7 @@ class Promoting(SigningOff):
             }
         )
         seq = self.catalog.write(
-            _write_pointer, action, model, stage, pointer, statement, self.actor
+            _write_pointer, action, model, stage, pointer, statement, self.actor, unchanged
         )
         yield "committed"
         self.export_leaves()
@@ -481,69 +498,12 @@ class Promoting(SigningOff):
             changed=True,
         )
 
-    def _decide(self, model: Artifact, stage: str, policy: Policy, pointer: int) -> Decision:
-        table = tables.verdict
-        statement = sa.select(table).where(table.c.artifact == model.id)
-        rows = self.catalog.read(lambda conn: list(conn.execute(statement)))
-        verdicts = []
-        for row in rows:
-            said = self._said(row, "gate")
-            if said is not None:
-                verdicts.append(
-                    VerdictFact(
-                        row.seq,
-                        said["artifact"],
-                        said["gate"],
-                        said["passed"],
-                        said["policy"],
-                        said["baseline"],
-                    )
-                )
-        return decide_promotion(
-            PromotionCase(
-                artifact=model.id,
-                stage=stage,
-                policy=policy,
-                pointer=pointer,
-                baseline=self.baseline(model.project),
-                verdicts=verdicts,
-                approvals=self._approvals(model.id),
-                recalled=model.recalled,
-            )
-        )
-
-    def _approvals(self, artifact: str) -> list[ApprovalFact]:
-        table = tables.approval
-        statement = sa.select(table).where(table.c.artifact == artifact).order_by(table.c.seq)
-        rows = self.catalog.read(lambda conn: list(conn.execute(statement)))
-        facts = []
-        for row in rows:
-            said = self._said(row, "approver")
-            if said is not None:
-                facts.append(
-                    ApprovalFact(
-                        row.seq,
-                        said["artifact"],
-                        said["stage"],
-                        said["policy"],
-                        said["pointer"],
-                        row.key,
-                        used=row.used is not None,
-                    )
-                )
-        return facts
-
-    def _said(self, row: sa.Row[Any], role: str) -> dict[str, Any] | None:
-        """Return what a row's statement says, or None where its signature does not count."""
-        signed = SignedStatement(row.statement, row.key, row.signature)
-        for key in self.key_list():
-            if key.id == signed.key and role in key.roles:
-                try:
-                    signed.verify(PublicKey.from_hex(key.public))
-                except LedgerError:
-                    return None
-                return signed.payload
-        return None
+    def _rollback_ready(self, current: str | None) -> bool | None:
+        """Return whether the model that a stage points at could be gone back to."""
+        if current is None:
+            return None
+        model = self.get(current)
+        return not model.recalled and not self._byte_reasons(model)
 
     def _byte_reasons(self, model: Artifact) -> list[str]:
         if model.state == "forgotten":
@@ -585,6 +545,104 @@ class Promoting(SigningOff):
         return (None, 0) if row is None else (row.artifact, row.seq)
 
 
+def _keys(conn: Connection) -> list[RegisteredKey]:
+    table = tables.signing_key
+    rows = conn.execute(sa.select(table).order_by(table.c.name))
+    return [
+        RegisteredKey(row.name, row.id, tuple(row.roles.split(",")), row.public) for row in rows
+    ]
+
+
+def _said(row: sa.Row[Any], keys: Sequence[RegisteredKey], role: str) -> dict[str, Any] | None:
+    """Return what a row's statement says, or None where its signature does not count."""
+    signed = SignedStatement(row.statement, row.key, row.signature)
+    for key in keys:
+        if key.id == signed.key and role in key.roles:
+            try:
+                signed.verify(PublicKey.from_hex(key.public))
+            except LedgerError:
+                return None
+            return signed.payload
+    return None
+
+
+def _approvals(conn: Connection, artifact: str) -> list[ApprovalFact]:
+    table, leaf = tables.approval, tables.leaf
+    statement = (
+        sa.select(table, leaf.c.actor)
+        .join(leaf, leaf.c.seq == table.c.seq)
+        .where(table.c.artifact == artifact)
+        .order_by(table.c.seq)
+    )
+    keys = _keys(conn)
+    return [
+        ApprovalFact(
+            seq=row.seq,
+            artifact=said["artifact"],
+            stage=said["stage"],
+            policy=said["policy"],
+            pointer=said["pointer"],
+            key=row.key,
+            used=row.used is not None,
+            by=row.actor,
+        )
+        for row in conn.execute(statement)
+        if (said := _said(row, keys, "approver")) is not None
+    ]
+
+
+def _decide(
+    conn: Connection,
+    model: Artifact,
+    stage: str,
+    policy: Policy,
+    pointer: int,
+    rollback_ready: bool | None,
+) -> Decision:
+    """Return whether a model may be promoted, by what one view of the catalog holds."""
+    verdict, request, stages = tables.verdict, tables.request, tables.stage
+    keys = _keys(conn)
+    verdicts = [
+        VerdictFact(
+            row.seq,
+            said["artifact"],
+            said["gate"],
+            said["passed"],
+            said["policy"],
+            said["baseline"],
+        )
+        for row in conn.execute(sa.select(verdict).where(verdict.c.artifact == model.id))
+        if (said := _said(row, keys, "gate")) is not None
+    ]
+    authors = conn.execute(
+        sa.select(request.c.author).where(
+            request.c.project == model.project,
+            request.c.stage == stage,
+            request.c.artifact == model.id,
+            request.c.state == "open",
+        )
+    ).scalars()
+    baseline = conn.execute(
+        sa.select(stages.c.artifact).where(
+            stages.c.project == model.project, stages.c.stage == PRODUCTION
+        )
+    ).scalar()
+    return decide_promotion(
+        PromotionCase(
+            artifact=model.id,
+            stage=stage,
+            policy=policy,
+            pointer=pointer,
+            baseline=baseline,
+            verdicts=verdicts,
+            approvals=_approvals(conn, model.id),
+            recalled=model.recalled,
+            authors=tuple(authors),
+            rollback_ready=rollback_ready,
+        )
+    )
+
+
 def _write_pointer(
     tx: Transaction,
     action: str,
@@ -593,8 +651,13 @@ def _write_pointer(
     pointer: int,
     statement: SignedStatement,
     actor: str,
+    unchanged: Callable[[Connection], tuple[str, ...]],
 ) -> int:
-    """Move a pointer unless anything that the decision rests on has moved meanwhile."""
+    """Move a pointer unless anything that the decision rests on has moved meanwhile.
+
+    The decision is taken again under the ledger's lock: a verdict that came in between
+    would otherwise leave a promotion that the log's signer must refuse for ever.
+    """
     (locked,) = tx.lock_rows(tables.artifact, "id", [model.id])
     ledger.lock(tx)
     table = tables.stage
@@ -604,25 +667,14 @@ def _write_pointer(
     policy = tx.conn.execute(
         sa.select(tables.policy.c.digest).where(tables.policy.c.project == model.project)
     ).scalar()
-    said = statement.payload
-    baseline = tx.conn.execute(
-        sa.select(table.c.artifact).where(
-            table.c.project == model.project, table.c.stage == PRODUCTION
-        )
-    ).scalar()
     reasons = []
     if (found or 0) != pointer:
         reasons.append("somebody else moved the pointer meanwhile; look again and retry")
-    if action == "promote":
-        if policy != said["policy"]:
-            reasons.append("the policy changed meanwhile; evaluate again")
-        judged = tx.conn.execute(
-            sa.select(tables.verdict.c.baseline).where(tables.verdict.c.seq.in_(said["verdicts"]))
-        ).scalars()
-        if any(found_baseline != baseline for found_baseline in judged):
-            reasons.append("another model went to production meanwhile; evaluate again")
+    if action == "promote" and policy != statement.payload["policy"]:
+        reasons.append("the policy changed meanwhile; evaluate again")
     if locked.recalled or locked.state != "live":
         reasons.append("the model was recalled or forgotten meanwhile")
+    reasons = reasons or list(unchanged(tx.conn))
     if reasons:
         raise PromotionRefusedError(f"{model.reference} was not moved to {stage}", reasons)
     leaf = ledger.append(

@@ -396,6 +396,8 @@ def _forget(tx: Transaction, plan: Plan, item: PlanItem, actor: str) -> str | No
     (row,) = tx.lock_rows(tables.artifact, "id", [item.artifact])
     if row.state == "forgotten":
         return None
+    # Under the ledger's lock nobody can place a hold or a request between look and leaf.
+    ledger.lock(tx)
     held = _held_now(tx, item.artifact)
     if held is None:
         ledger.append(

@@ -82,9 +82,8 @@ class SigningOff(Reading):
             for row in self.catalog.read(ledger.leaves, start, min(start + _BATCH, target)):
                 leaf = _checked(row)
                 _grow(peaks, leaf.seq, merkle.leaf_hash(bytes(row.envelope)))
-                if row.body is not None:
-                    body = digest.parse(bytes(row.body))
-                    governance.replay(state, leaf, body, self.store.get_object)
+                body = None if row.body is None else digest.parse(bytes(row.body))
+                governance.replay(state, leaf, body, self.store.get_object)
         if state["log_key"] != key.public.hex:
             raise LedgerError("the key folder holds another log key than the log was begun with.")
         root = _bag(peaks)

@@ -282,3 +282,49 @@ def flip(registry: Registry) -> None:
         data = bytearray(backend.get(key))
         data[len(data) // 4] ^= 1
         backend.put(key, bytes(data))
+
+
+def test_an_erased_verdict_is_not_signed_over(registry: Registry) -> None:
+    model = building.candidate(registry, "run-1")
+    edit(registry, "update leaf set body = null where action = 'verdict'")
+
+    with pytest.raises(LedgerError):
+        registry.promote(model.reference, "staging")
+    assert not registry.verify_ledger().ok
+
+
+def test_a_verdict_that_comes_in_between_stops_the_promotion(registry: Registry) -> None:
+    model = building.candidate(registry, "run-1")
+    promotion = registry.promotion(model, "staging")
+    assert next(promotion) == "decided"
+    building.judge(registry, model, passed=False)
+
+    with pytest.raises(PromotionRefusedError, match="failed"):
+        next(promotion)
+    registry.sign_head()
+    assert registry.verify_ledger().ok
+
+
+def test_an_earlier_policy_may_be_put_in_force_again(registry: Registry) -> None:
+    other = Policy.of({**building.POLICY.document(), "retention": {"keep": {"last": 9}}})
+    for policy in (building.POLICY, other, building.POLICY):
+        registry.set_policy(PROJECT, policy)
+    registry.sign_head()
+
+    assert registry.policy(PROJECT).digest == building.POLICY.digest
+    assert registry.verify_ledger().ok
+
+
+def test_without_a_way_back_there_is_no_way_forward(registry: Registry) -> None:
+    first = building.promoted(registry, "run-1")
+    second = building.candidate(registry, "run-2", seed=2)
+    building.approve(registry, second)
+    publication = registry.publication_of(first.id, first.session)
+    place = registry.locate(publication.keys())[publication.keys()[0]]
+    key = f"packs/{place.pack[:2]}/{place.pack}"
+    data = bytearray(registry.store.backend.get(key))
+    data[place.offset] ^= 1
+    registry.store.backend.put(key, bytes(data))
+
+    with pytest.raises(PromotionRefusedError, match="no way back"):
+        registry.promote(second.reference, "production")
