@@ -1,0 +1,1 @@
+"""Decisions over records that come as data files: access rules."""

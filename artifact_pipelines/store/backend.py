@@ -25,7 +25,10 @@ from artifact_pipelines.errors import (
 )
 
 _NETWORK_FILE_SYSTEMS = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "9p", "fuse.sshfs", "glusterfs", "lustre", "ceph"}
+    {
+        *("nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "9p", "fuse.sshfs"),
+        *("glusterfs", "lustre", "ceph"),
+    }
 )
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
@@ -306,9 +309,9 @@ class _FileWriter(Writer):
                     os.link(self._temporary, self._target)
                 except FileExistsError:
                     self.written = False
-                os.unlink(self._temporary)
+                self._temporary.unlink()
             else:
-                os.rename(self._temporary, self._target)
+                self._temporary.rename(self._target)
             sync_folder(self._target.parent)
         except OSError as error:
             raise self._failure(error) from error

@@ -116,7 +116,8 @@ def read_footer(backend: Backend, pack: str) -> dict[str, Location]:
     key = object_key(pack)
     size = backend.size(key)
     trailer = backend.get(key, max((size or 0) - _TRAILER.size, 0))
-    if size is None or size < len(MAGIC) + _TRAILER.size or backend.get(key, 0, len(MAGIC)) != MAGIC:
+    whole = size is not None and size >= len(MAGIC) + _TRAILER.size
+    if size is None or not whole or backend.get(key, 0, len(MAGIC)) != MAGIC:
         raise InvalidFormatError(f"pack {pack} does not begin like a pack.")
     checksum, length, magic = _TRAILER.unpack(trailer)
     start = size - _TRAILER.size - length

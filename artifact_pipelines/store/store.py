@@ -123,8 +123,8 @@ class Scan:
             file = os.open(self.source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError as error:
             raise SourceError(
-                f"the file {str(self.source)!r} cannot be read: {error.strerror}; symbolic links are "
-                "not followed."
+                f"the file {str(self.source)!r} cannot be read: {error.strerror}; symbolic links "
+                "are not followed."
             ) from error
         try:
             before = os.fstat(file)
@@ -188,7 +188,8 @@ class Store:
         Raises:
             StoreError: The folder is there already with something in it, or cannot be written.
         """
-        if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
+        taken = target.exists() and (not target.is_dir() or any(target.iterdir()))
+        if target.is_symlink() or taken:
             raise StoreError(f"{target} is already there; choose an empty or new folder.")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -198,11 +199,12 @@ class Store:
             raise StoreError(f"{target} cannot be written: {error.strerror}.") from error
         try:
             for entry, chunks in files:
-                self._write_file(temporary / entry.path, self.read_file(chunks, locate, entry.sha256))
+                pieces = self.read_file(chunks, locate, entry.sha256)
+                self._write_file(temporary / entry.path, pieces)
             for folder, _, _ in os.walk(temporary):
                 sync_folder(Path(folder))
             temporary.chmod(0o755)
-            os.rename(temporary, target)
+            temporary.rename(target)
             sync_folder(target.parent)
         except OSError as error:
             if isinstance(error, StoreError):
@@ -236,12 +238,9 @@ class Store:
                 raise MissingObjectError(f"chunk {key}")
         for run in _runs([(key, found[key]) for key, _ in chunks]):
             first, last = run[0][1], run[-1][1]
+            length = last.offset + last.stored - first.offset
             try:
-                data = memoryview(
-                    self.backend.get(
-                        object_key(first.pack), first.offset, last.offset + last.stored - first.offset
-                    )
-                )
+                data = memoryview(self.backend.get(object_key(first.pack), first.offset, length))
             except MissingObjectError:
                 # The chunks may have moved to another pack since they were looked up.
                 again = locate([key for key, _ in run])
