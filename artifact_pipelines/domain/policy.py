@@ -68,9 +68,7 @@ Count = Annotated[int, Field(ge=1)]
 class _Frozen(BaseModel):
     """A part of a policy: it takes no field that it does not know."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
 class MetricBound(_Frozen):

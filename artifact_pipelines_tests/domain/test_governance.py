@@ -551,6 +551,7 @@ def test_todays_policy_does_not_stand_in_the_way_of_a_rollback(log: Log) -> None
         (FIRST, {"previous": FIRST}, "another previous model"),
         (FIRST, {"stage": "staging"}, "never promoted to this stage"),
         (FIRST, {"approvals": [1]}, "does not need"),
+        (FIRST, {"verdicts": [1]}, "does not need"),
     ],
 )
 def test_a_rollback_is_refused_with_its_reason(

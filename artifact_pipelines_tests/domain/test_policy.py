@@ -77,6 +77,12 @@ def test_one_meaning_has_one_digest() -> None:
     assert Policy.of({"gates": [], "select": None}).digest == Policy.of({}).digest
 
 
+def test_what_is_as_by_default_is_not_written_so_that_new_defaults_change_no_digest() -> None:
+    said = {"retention": {"keep": {"last": 1, "best": 2}, "max_share": 0.9}, "gates": []}
+
+    assert Policy.of(said).document() == {"retention": {"keep": {"best": 2}}}
+
+
 def test_nothing_can_be_changed_afterwards() -> None:
     policy = Policy.of(WHOLE)
 
