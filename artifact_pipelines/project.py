@@ -1,19 +1,18 @@
 """A user's folder of projects as one Dagster code location."""
 
 import sys
-import warnings
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 
-from artifact_pipelines.components.model_pipeline import PROJECT_TAG
+from artifact_pipelines.components.model_pipeline import policies
+from artifact_pipelines.components.project import identifier
 from artifact_pipelines.defs.events import event_sensor
-from artifact_pipelines.resources import RegistryResource
+from artifact_pipelines.resources import RegistryResource, TrainerResource
 
 
 def load_project(file: str) -> dg.Definitions:
-    """Return the definitions of every project under `defs/` beside a `definitions.py`.
+    """Return the definitions of everything under `defs/` beside a `definitions.py`.
 
     Args:
         file: The `__file__` of that `definitions.py`.
@@ -22,19 +21,29 @@ def load_project(file: str) -> dg.Definitions:
     root = str(folder.parent)
     if root not in sys.path:
         sys.path.insert(0, root)
-    # Checks per partition are what shows a gate where it belongs; Dagster calls them a preview.
-    warnings.filterwarnings("ignore", category=dg.PreviewWarning)
-    loaded = dg.load_from_defs_folder(path_within_project=folder)
-    jobs: dict[str, list[Any]] = {}
-    for job in loaded.jobs or ():
-        project = (job.tags or {}).get(PROJECT_TAG)
-        if project is not None:
-            jobs.setdefault(project, []).append(job)
+    return with_registry(dg.load_from_defs_folder(path_within_project=folder), folder.name)
+
+
+def with_registry(definitions: dg.Definitions, location: str) -> dg.Definitions:
+    """Return definitions with what their projects need: sensor, resources and executor.
+
+    Args:
+        definitions: Everything in a code location, projects and other assets.
+        location: The name of the code location.
+    """
+    resources = {"registry": RegistryResource(), "trainer": TrainerResource()}
+    found = policies(definitions)
+    name = f"{identifier(location)}_events"
     return dg.Definitions.merge(
-        loaded,
+        definitions,
         dg.Definitions(
-            sensors=[event_sensor(folder.name, jobs)],
-            resources={"registry": RegistryResource(), "pipes": dg.PipesSubprocessClient()},
-            executor=dg.in_process_executor,
+            sensors=[event_sensor(name, found, definitions.jobs or ())] if found else [],
+            resources={
+                name: resource
+                for name, resource in resources.items()
+                if name not in (definitions.resources or {})
+            },
+            # Each step takes milliseconds; a process of its own would cost more than a second.
+            executor=None if definitions.executor else dg.in_process_executor,
         ),
     )

@@ -1,43 +1,71 @@
 """A project as its YAML declares it, checked field by field."""
 
+import importlib.util
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from artifact_pipelines.domain import naming
-from artifact_pipelines.domain.policy import Policy
+from artifact_pipelines.domain.policy import Contract, NoWorse, Policy
 from artifact_pipelines.errors import ArtifactError, ConfigurationError
 
-STAGES = ("staging", "production")
-RESERVED = frozenset(
-    {"training_run", "checkpoints", "candidate", "retention_plan", "cleanup", *STAGES}
-)
+# The platform's own assets stand under this name in the graph.
+PLATFORM = "registry"
+ASSETS = ("training_run", "checkpoints", "candidate", "retention_plan", "cleanup", "archive")
+DEFAULT_PROMOTION: Mapping[str, Any] = {"staging": "automatic", "production": {"approvals": 1}}
+
+# Dagster puts the project into tags, which take no more.
+_LONGEST_NAME = 63
+_FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
 class Dataset(BaseModel):
-    """One dataset of a project.
+    """One dataset of a project: what loads it, and what its rows must be.
 
     Attributes:
         name: Its name.
-        load: The function that returns its rows, as `module:function`.
+        load: The function that returns it, as `module:function`: a pandas frame, a mapping of
+            arrays, or the path of a file or folder.
+        asset: A Dagster asset that it is taken from, as `group/name`, instead of a function;
+            with a function, the asset only comes first.
         params: What the function is called with.
         schema_: Its Pandera schema, as `module:name`.
-        expectations: Its Great Expectations suite, a JSON file beside the project's module.
+        expectations: Its Great Expectations suite, a JSON file.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     name: str
-    load: str = Field(pattern=r"^[\w.]+:\w+$")
-    params: dict[str, Any] = Field(default_factory=dict)
-    schema_: str | None = Field(default=None, alias="schema", pattern=r"^[\w.]+:\w+$")
-    expectations: str | None = None
+    load: str | None = Field(default=None, description="module:function that returns the rows")
+    asset: str | None = Field(default=None, description="an existing Dagster asset, as group/name")
+    params: dict[str, Any] = Field(
+        default_factory=dict, description="what the function is called with"
+    )
+    schema_: str | None = Field(
+        default=None, alias="schema", description="module:name of a Pandera schema"
+    )
+    expectations: str | None = Field(
+        default=None, description="a Great Expectations suite, a JSON file"
+    )
+
+    @model_validator(mode="after")
+    def _loadable(self) -> Self:
+        """Refuse a dataset that comes from nowhere."""
+        if self.load is None and self.asset is None:
+            raise ValueError("a dataset needs load (module:function) or asset (group/name)")
+        if self.load is None and self.params:
+            raise ValueError("a dataset's params go to its load function, and it has none")
+        return self
 
 
-class Declaration(BaseModel):
+@dataclass(frozen=True, slots=True)
+class Declaration:
     """A whole project.
 
     Attributes:
@@ -47,85 +75,210 @@ class Declaration(BaseModel):
         train: The training function, as `module:function`.
         params: The training function's parameters.
         schedule: When to train again, as a cron line.
-        policy: What models must pass and what is kept.
+        pool: The Dagster pool that limits trainings.
+        policy: What models must pass, who must agree and what is kept.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     name: str
-    owners: tuple[str, ...] = ()
-    datasets: tuple[Dataset, ...] = Field(min_length=1)
-    train: str = Field(pattern=r"^[\w.]+:\w+$")
-    params: dict[str, Any] = Field(default_factory=dict)
-    schedule: str | None = None
+    owners: tuple[str, ...]
+    datasets: tuple[Dataset, ...]
+    train: str
+    params: Mapping[str, Any]
+    schedule: str | None
+    pool: str | None
     policy: Policy
 
     @property
     def training_sets(self) -> tuple[Dataset, ...]:
-        """The datasets that training reads: all but the evaluation data."""
-        return tuple(found for found in self.datasets if found.name != self.policy.evaluation)
+        """The datasets that training reads: all but the evaluation data, unless it is the only."""
+        chosen = tuple(item for item in self.datasets if item.name != self.policy.evaluation)
+        return chosen or self.datasets
 
 
-def declare(fields: Mapping[str, Any], root: Path, place: str) -> Declaration:
+def declare(
+    fields: Mapping[str, Any], folders: Sequence[Path], place: str = "the project"
+) -> Declaration:
     """Return the project that some fields declare.
 
     Args:
         fields: The fields of the component.
-        root: The folder that relative files are found in.
-        place: The file, to name it in errors.
+        folders: Where files that the project names are looked for, in this order.
+        place: The YAML file, to name it in errors.
 
     Raises:
-        ConfigurationError: A field is wrong; the sentence names the file and the field.
+        ConfigurationError: A field is wrong; the sentence names the file, the field and what
+            was expected.
     """
-    own = {name: value for name, value in fields.items() if name in Declaration.model_fields}
-    rules = {name: value for name, value in fields.items() if name not in own and value is not None}
     try:
-        datasets = [Dataset.model_validate(dict(item)) for item in fields["datasets"]]
-        rules["contracts"] = {
-            item.name: _contract(item, root)
-            for item in datasets
-            if item.schema_ or item.expectations
-        }
-        declared = Declaration.model_validate(
-            {**own, "datasets": datasets, "policy": Policy.of(rules)}
-        )
-        _check(declared)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise ConfigurationError(f"{place}: the field {field!r} is wrong: {first['msg']}.") from error
+        return _declared(fields, folders)
     except ArtifactError as error:
         raise ConfigurationError(f"{place}: {error}") from error
+
+
+def _declared(fields: Mapping[str, Any], folders: Sequence[Path]) -> Declaration:
+    _field("name", lambda: _project(fields["name"]))
+    datasets: tuple[Dataset, ...] = tuple(fields["datasets"])
+    stages = fields["promotion"]
+    policy = Policy.of(
+        {
+            "evaluate": fields["evaluate"],
+            "evaluation": fields["evaluation"],
+            "select": fields["select"],
+            "gates": fields["gates"],
+            "promotion": DEFAULT_PROMOTION if stages is None else stages,
+            "retention": fields["retention"],
+            "contracts": {
+                item.name: _contract(number, item, folders)
+                for number, item in enumerate(datasets)
+                if item.schema_ or item.expectations
+            },
+        }
+    )
+    declared = Declaration(
+        name=fields["name"],
+        owners=tuple(fields["owners"]),
+        datasets=datasets,
+        train=fields["train"],
+        params=dict(fields["params"]),
+        schedule=fields["schedule"],
+        pool=fields["pool"],
+        policy=policy,
+    )
+    _check_datasets(declared)
+    _check_functions(declared)
+    _check_metrics(policy)
+    for stage in policy.promotion:
+        if stage in ASSETS or stage in {item.name for item in datasets}:
+            raise ConfigurationError(
+                f"the field 'promotion' names the stage {stage!r}, which is another asset's name; "
+                "expected a name such as staging or production."
+            )
     return declared
 
 
-def _check(declared: Declaration) -> None:
-    naming.check_project(declared.name)
-    names = [item.name for item in declared.datasets]
-    for name in names:
-        naming.check_dataset(name)
-        if name in RESERVED:
-            raise ConfigurationError(f"a dataset cannot be called {name!r}; that asset is taken.")
-        if names.count(name) > 1:
-            raise ConfigurationError(f"the dataset {name!r} is declared twice.")
-    policy = declared.policy
-    if policy.evaluation is not None and policy.evaluation not in names:
+def _project(name: str) -> None:
+    naming.check_project(name)
+    if len(name) > _LONGEST_NAME or name == PLATFORM:
         raise ConfigurationError(
-            f"evaluation names the dataset {policy.evaluation!r}, which is not among {names}."
+            f"{name!r} cannot be used here; expected at most {_LONGEST_NAME} characters, and not "
+            f"{PLATFORM!r}, which is the platform's."
         )
-    for stage in policy.promotion:
-        if stage not in STAGES:
-            raise ConfigurationError(f"promotion names the stage {stage!r}; use one of {STAGES}.")
 
 
-def _contract(item: Dataset, root: Path) -> dict[str, Any]:
-    found: dict[str, Any] = {"schema": item.schema_}
-    if item.expectations is not None:
-        file = root / item.expectations
-        try:
-            found["expectations"] = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+def _check_datasets(declared: Declaration) -> None:
+    names = [item.name for item in declared.datasets]
+    if not names:
+        raise ConfigurationError("the field 'datasets' is empty; expected at least one dataset.")
+    for number, name in enumerate(names):
+        where = f"datasets.{number}.name"
+        _field(where, lambda name=name: naming.check_dataset(name))
+        if name in ASSETS:
             raise ConfigurationError(
-                f"the expectations of {item.name!r} cannot be read from {item.expectations}: {error}."
-            ) from error
-    return found
+                f"the field {where!r} is {name!r}, the name of an asset that every project has; "
+                "expected another name."
+            )
+        if names.count(name) > 1:
+            raise ConfigurationError(
+                f"the field {where!r} is {name!r}, which stands twice; expected names of their own."
+            )
+    evaluation = declared.policy.evaluation
+    if evaluation is not None and evaluation not in names:
+        raise ConfigurationError(
+            f"the field 'evaluation' is {evaluation!r}; expected one of the datasets: "
+            f"{', '.join(names)}."
+        )
+
+
+def _check_functions(declared: Declaration) -> None:
+    _check_function("train", declared.train)
+    if declared.policy.evaluate is not None:
+        _check_function("evaluate", declared.policy.evaluate)
+    for number, item in enumerate(declared.datasets):
+        if item.load is not None:
+            _check_function(f"datasets.{number}.load", item.load)
+        if item.schema_ is not None:
+            _check_function(f"datasets.{number}.schema", item.schema_)
+
+
+def _check_function(field: str, path: str) -> None:
+    """Refuse a function that is certainly not there, without importing what it needs."""
+    if _FUNCTION.fullmatch(path) is None:
+        raise ConfigurationError(
+            f"the field {field!r} is {path!r}; expected module:name, such as churn.train:fit."
+        )
+    module, _, name = path.partition(":")
+    text = _source(module)
+    if text is None:
+        raise ConfigurationError(
+            f"the field {field!r} is {path!r}, but there is no module {module!r}; "
+            "expected module:name of something that Python can import."
+        )
+    hidden = "import *" in text or "__getattr__" in text
+    if text and not hidden and re.search(rf"\b{name}\b", text) is None:
+        raise ConfigurationError(
+            f"the field {field!r} is {path!r}, but the module {module!r} has no {name!r}; "
+            "expected module:name of something that it defines."
+        )
+
+
+@cache
+def _source(module: str) -> str | None:
+    """Return the source of a module, nothing where it has none, or None where there is none."""
+    try:
+        found = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    if found is None:
+        return None
+    if found.origin is None or not found.origin.endswith(".py"):
+        return ""
+    try:
+        return Path(found.origin).read_text(encoding="utf-8")
+    except (OSError, UnicodeError):
+        return ""
+
+
+def _check_metrics(policy: Policy) -> None:
+    """Refuse gates that contradict how the best checkpoint is chosen."""
+    select = policy.select
+    for number, gate in enumerate(policy.gates):
+        if select is None or getattr(gate, "metric", None) != select.metric:
+            continue
+        if isinstance(gate, NoWorse) and gate.mode != select.mode:
+            raise ConfigurationError(
+                f"the field 'gates.{number}.mode' is {gate.mode!r}, but select.mode is "
+                f"{select.mode!r} for the metric {gate.metric!r}; expected the same."
+            )
+
+
+def _contract(number: int, item: Dataset, folders: Sequence[Path]) -> Contract:
+    if item.expectations is None:
+        return Contract(schema=item.schema_)
+    field = f"datasets.{number}.expectations"
+    places = [folder / item.expectations for folder in folders]
+    file = next((place for place in places if place.is_file()), None)
+    if file is None:
+        raise ConfigurationError(
+            f"the field {field!r} is {item.expectations!r}, which is no file in "
+            f"{' or '.join(str(folder) for folder in folders)}."
+        )
+    try:
+        suite = json.loads(file.read_text(encoding="utf-8"))
+        rules = suite["expectations"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigurationError(
+            f"the field {field!r} names {file}, which is no suite ({error!r}); expected JSON with "
+            "a list 'expectations'."
+        ) from error
+    if not isinstance(rules, list) or not rules:
+        raise ConfigurationError(
+            f"the field {field!r} names {file}, whose 'expectations' are empty; expected a list."
+        )
+    return Contract(schema=item.schema_, expectations=suite)
+
+
+def _field(name: str, check: Any) -> None:  # noqa: ANN401 (a function without arguments)
+    try:
+        check()
+    except ArtifactError as error:
+        raise ConfigurationError(f"the field {name!r} is wrong: {error}") from error

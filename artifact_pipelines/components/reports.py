@@ -1,21 +1,32 @@
-"""What an artifact looks like in the Dagster UI."""
+"""What an artifact, a verdict, a move or a plan looks like in the Dagster UI."""
 
 import base64
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
-from artifact_pipelines.domain.verdict import Verdict
+from artifact_pipelines.domain import digest
+from artifact_pipelines.domain.retention import Action
+from artifact_pipelines.domain.verdict import Finding, Verdict
+from artifact_pipelines.registry.evaluating import Attempt, Evaluation
 from artifact_pipelines.registry.promoting import Promotion
 from artifact_pipelines.registry.reading import Artifact, RunView
-from artifact_pipelines.registry.retiring import Plan
+from artifact_pipelines.registry.retiring import Applied, Plan, PlanItem
 
 Metadata = dict[str, Any]
 
+LEAF = "ledger_leaf"
+"""The metadata key of the leaf that a report is about."""
+
 _WIDTH, _HEIGHT, _MARGIN = 480, 160, 28
 _SHORT = 12
+_MEGABYTE = 1e6
+_CURVES = 6  # more pictures than that are not looked at
+_ROWS = 200  # of a table; the rest is one command away
+_METRICS = 4  # of the newest checkpoint, beside its table
 
 
 def of_artifact(artifact: Artifact) -> Metadata:
@@ -24,104 +35,148 @@ def of_artifact(artifact: Artifact) -> Metadata:
         "reference": artifact.reference,
         "content_digest": artifact.content[:_SHORT],
         "artifact_id": artifact.id[:_SHORT],
-        "megabytes": round(artifact.size / 1e6, 3),
+        "megabytes": _megabytes(artifact.size),
     }
+
+
+def of_dataset(artifact: Artifact) -> Metadata:
+    """Return what a dataset version shows."""
+    found = of_artifact(artifact)
+    facts = artifact.record.facts
+    if "rows" in facts:
+        found["dagster/row_count"] = int(facts["rows"])
+    if facts.get("columns"):
+        columns = [dg.TableColumn(name, str(kind)) for name, kind in facts["columns"].items()]
+        found["dagster/column_schema"] = dg.TableSchema(columns)
+    return found
 
 
 def of_run(view: RunView) -> Metadata:
     """Return what a training run shows."""
+    record = view.artifact.record
     found = of_artifact(view.artifact)
+    del found["megabytes"]
     found |= {
         "state": view.state,
         "checkpoints": len(view.checkpoints),
-        "params": dg.MetadataValue.json(dict(view.artifact.record.params)),
+        "params": dg.MetadataValue.json(dict(record.params)),
+        "inputs": dg.MetadataValue.json({item.role: item.id[:_SHORT] for item in record.inputs}),
     }
-    resumed = [item.id for item in view.artifact.record.inputs if item.role == "resume"]
-    if resumed:
-        found["resumed_from"] = resumed[0][:_SHORT]
+    if record.code:
+        found["code"] = dg.MetadataValue.json(dict(record.code))
     return found
 
 
 def of_checkpoints(view: RunView) -> Metadata:
-    """Return what a run's checkpoints show: a table, a curve and the newest figures."""
-    names = sorted({name for item in view.checkpoints for name in item.metrics})
-    records = [
-        dg.TableRecord(
-            {
-                "step": item.step or 0,
-                **{name: round(item.metrics.get(name, float("nan")), 4) for name in names},
-                "megabytes": round(item.size / 1e6, 3),
-                "content": item.content[:_SHORT],
-            }
-        )
-        for item in view.checkpoints
-    ]
+    """Return what a run's checkpoints show: the newest figures, a table and curves."""
+    shown = view.checkpoints
+    found: Metadata = {
+        "checkpoints": len(shown),
+        "megabytes": _megabytes(sum(item.size for item in shown)),
+    }
+    if not shown:
+        return found
+    names = sorted({name for item in shown for name in item.metrics})
+    last = shown[-1]
+    found["last_step"] = last.step or 0
+    finite = {name: value for name, value in last.metrics.items() if math.isfinite(value)}
+    found |= {name: finite[name] for name in sorted(finite)[:_METRICS]}
     columns = [
         dg.TableColumn("step", "int"),
         *(dg.TableColumn(name, "float") for name in names),
         dg.TableColumn("megabytes", "float"),
         dg.TableColumn("content", "string"),
     ]
-    found: Metadata = {"checkpoints": len(view.checkpoints)}
-    if view.checkpoints:
-        last = view.checkpoints[-1]
-        found |= {name: float(last.metrics[name]) for name in names if name in last.metrics}
-        found["last_step"] = last.step or 0
-        found["table"] = dg.MetadataValue.table(records, schema=dg.TableSchema(columns))
-        found["curve"] = dg.MetadataValue.md(_curves(view.checkpoints, names))
+    records = [
+        dg.TableRecord(
+            {
+                "step": item.step or 0,
+                **{name: _cell(item.metrics.get(name)) for name in names},
+                "megabytes": _megabytes(item.size),
+                "content": item.content[:_SHORT],
+            }
+        )
+        for item in shown[-_ROWS:]
+    ]
+    found["table"] = dg.MetadataValue.table(records, schema=dg.TableSchema(columns))
+    drawn = _curves(shown, names)
+    if drawn:
+        found["curve"] = dg.MetadataValue.md(drawn)
     return found
 
 
-def of_verdicts(verdicts: Sequence[Verdict]) -> Metadata:
-    """Return what gates said, a line each."""
-    lines = [
-        f"| {'passed' if verdict.passed else '**failed**'} | {verdict.gate} | "
-        f"{'; '.join(verdict.reasons)} |"
-        for verdict in verdicts
-    ]
-    table = "\n".join(["| verdict | gate | reason |", "|---|---|---|", *lines])
-    return {
-        "gates_passed": sum(verdict.passed for verdict in verdicts),
-        "gates_failed": sum(not verdict.passed for verdict in verdicts),
-        "gates": dg.MetadataValue.md(table),
+def shown_attempt(evaluation: Evaluation) -> Attempt:
+    """Return the checkpoint that stands for an evaluation: the one that passed, else the best."""
+    passed = [attempt for attempt in evaluation.attempts if attempt.passed]
+    return passed[0] if passed else evaluation.attempts[0]
+
+
+def of_evaluation(evaluation: Evaluation) -> Metadata:
+    """Return what a candidate shows."""
+    shown = shown_attempt(evaluation)
+    found = of_artifact(shown.model)
+    found |= {
+        "checkpoint": shown.checkpoint.reference,
+        "passed": shown.passed,
+        "gates_passed": sum(verdict.passed for verdict in shown.verdicts),
+        "gates_failed": sum(not verdict.passed for verdict in shown.verdicts),
+        "gates": dg.MetadataValue.md(
+            _verdict_table([(tried.model, tried.verdicts) for tried in evaluation.attempts])
+        ),
     }
+    finite = {name: value for name, value in shown.metrics.items() if math.isfinite(value)}
+    return found | {f"held_out_{name}": finite[name] for name in sorted(finite)[:_METRICS]}
 
 
-def of_promotion(moved: Promotion) -> Metadata:
+def of_verdict(verdict: Verdict, model: Artifact) -> Metadata:
+    """Return what one gate's check shows."""
+    found: Metadata = {"reason": "; ".join(verdict.reasons), "model": model.reference}
+    found |= _plain(verdict.values)
+    if verdict.evidence is not None:
+        found["evidence"] = verdict.evidence[:_SHORT]
+    return found
+
+
+def of_finding(finding: Finding) -> Metadata:
+    """Return what a dataset's check shows."""
+    found: Metadata = {
+        "reasons": dg.MetadataValue.md("\n".join(f"- {_escaped(one)}" for one in finding.reasons))
+    }
+    found |= _plain(finding.values)
+    if finding.evidence is not None:
+        evidence = digest.parse(digest.canonical(finding.evidence))
+        found["evidence"] = dg.MetadataValue.json(evidence)
+    return found
+
+
+def of_promotion(moved: Promotion, verdicts: Sequence[Verdict]) -> Metadata:
     """Return what a pointer move shows."""
-    return {
-        **of_artifact(moved.model),
-        "stage": moved.stage,
+    return of_pointer(moved.model, moved.stage, moved.seq) | {
         "previous": moved.previous.reference if moved.previous else "nothing",
-        "changed": moved.changed,
-        "ledger_leaf": moved.seq,
-        "seconds": round(moved.seconds, 3),
+        "moved_now": moved.changed,
+        "difference": dg.MetadataValue.md(_difference(moved.previous, moved.model)),
+        "gates": dg.MetadataValue.md(_verdict_table([(moved.model, verdicts)])),
     }
+
+
+def of_pointer(model: Artifact, stage: str, seq: int) -> Metadata:
+    """Return what a stage shows, however it came to point there."""
+    return of_artifact(model) | {"stage": stage, LEAF: seq}
 
 
 def of_plan(plan: Plan) -> Metadata:
     """Return what a retention plan shows."""
-    forget, keep = plan.chosen("forget"), plan.chosen("keep")
-    records = [
-        dg.TableRecord(
-            {
-                "action": item.action,
-                "artifact": item.reference,
-                "megabytes": round(item.size / 1e6, 3),
-                "why": "; ".join(item.reasons),
-                "referrers": item.referrers,
-            }
-        )
-        for item in (*forget, *keep)
-    ]
+    forget, keep = plan.chosen(Action.FORGET), plan.chosen(Action.KEEP)
     found: Metadata = {
         "plan": plan.id[:_SHORT],
         "state": plan.state,
         "kept": len(keep),
         "to_forget": len(forget),
-        "megabytes_to_forget": round(sum(item.size for item in forget) / 1e6, 3),
+        "megabytes_to_forget": _megabytes(sum(item.size for item in forget)),
+        "megabytes_kept": _megabytes(sum(item.size for item in keep)),
+        "next": f"artifact-pipelines retention show {plan.id[:_SHORT]}",
     }
-    if records:
+    if forget or keep:
         columns = [
             dg.TableColumn("action", "string"),
             dg.TableColumn("artifact", "string"),
@@ -129,45 +184,131 @@ def of_plan(plan: Plan) -> Metadata:
             dg.TableColumn("why", "string"),
             dg.TableColumn("referrers", "int"),
         ]
+        records = [_plan_record(item) for item in (*forget, *keep)[:_ROWS]]
         found["items"] = dg.MetadataValue.table(records, schema=dg.TableSchema(columns))
     return found
 
 
-def data_version(checkpoints: Sequence[Artifact]) -> dg.DataVersion:
+def of_cleanup(applied: Sequence[Applied], refused: Sequence[str], waiting: int) -> Metadata:
+    """Return what carrying out plans shows."""
+    skipped = [
+        f"{reference}: {why}" for found in applied for reference, why in found.skipped.items()
+    ]
+    lines = [_escaped(one) for one in (*refused, *skipped)]
+    return {
+        "plans": len(applied),
+        "forgotten": sum(len(found.forgotten) for found in applied),
+        "skipped": len(skipped),
+        "refused": len(refused),
+        "waiting_for_approval": waiting,
+        "kept_after_all": dg.MetadataValue.md("\n".join(f"- {one}" for one in lines) or "nothing"),
+    }
+
+
+def set_version(checkpoints: Sequence[Artifact]) -> str:
     """Return the version of a set of checkpoints: a digest over steps and contents."""
     lines = sorted((item.step or 0, item.content) for item in checkpoints)
-    whole = hashlib.sha256("".join(f"{step} {content}\n" for step, content in lines).encode())
-    return dg.DataVersion(whole.hexdigest())
+    text = "".join(f"{step} {content}\n" for step, content in lines)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _curves(checkpoints: Sequence[Artifact], names: Sequence[str]) -> str:
-    return "\n\n".join(
-        f"**{name}**\n\n![{name} by step]({_curve(points)})"
+def _megabytes(size: int) -> float:
+    return round(size / _MEGABYTE, 3)
+
+
+def _cell(value: float | None) -> float | str | None:
+    """Return a figure as a table may hold it; JSON has no NaN."""
+    if value is None:
+        return None
+    return round(value, 5) if math.isfinite(value) else str(value)
+
+
+def _plain(values: Mapping[str, Any]) -> Metadata:
+    """Return the figures that the UI can show or plot."""
+    return {
+        name: value if not isinstance(value, float) or math.isfinite(value) else str(value)
+        for name, value in values.items()
+        if isinstance(value, bool | int | float | str)
+    }
+
+
+def _escaped(text: str) -> str:
+    """Return a text that neither ends a table's cell nor its line."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _verdict_table(judged: Sequence[tuple[Artifact, Sequence[Verdict]]]) -> str:
+    rows = [
+        f"| {model.reference} | {verdict.gate} | "
+        f"{'passed' if verdict.passed else '**failed**'} | {_escaped('; '.join(verdict.reasons))} |"
+        for model, verdicts in judged
+        for verdict in verdicts
+    ]
+    return "\n".join(["| model | gate | verdict | why |", "|---|---|---|---|", *rows])
+
+
+def _difference(before: Artifact | None, after: Artifact) -> str:
+    """Return how the training metrics of two models differ, as a table."""
+    old = {} if before is None else before.metrics
+    names = sorted(old.keys() | after.metrics.keys())
+    if not names:
+        return "no metrics"
+    head = f"| metric | {before.reference if before else 'nothing'} | {after.reference} |"
+    rows = [
+        f"| {name} | {_figure(old.get(name))} | {_figure(after.metrics.get(name))} |"
         for name in names
-        if len(points := [(item.step or 0, item.metrics.get(name)) for item in checkpoints]) > 1
+    ]
+    return "\n".join([head, "|---|---|---|", *rows])
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.5g}"
+
+
+def _plan_record(item: PlanItem) -> dg.TableRecord:
+    return dg.TableRecord(
+        {
+            "action": item.action,
+            "artifact": item.reference,
+            "megabytes": _megabytes(item.size),
+            "why": "; ".join(item.reasons),
+            "referrers": item.referrers,
+        }
     )
 
 
-def _curve(points: Sequence[tuple[int, float | None]]) -> str:
+def _curves(checkpoints: Sequence[Artifact], names: Sequence[str]) -> str:
+    pictures = []
+    for name in names[:_CURVES]:
+        points = [
+            (item.step or 0, item.metrics[name])
+            for item in checkpoints
+            if math.isfinite(item.metrics.get(name, math.nan))
+        ]
+        if len(points) > 1:
+            pictures.append(f"**{name}**\n\n![{name} by step]({_picture(points)})")
+    return "\n\n".join(pictures)
+
+
+def _picture(points: Sequence[tuple[int, float]]) -> str:
     """Return a line through points as the address of an inline picture."""
-    finite = [(step, value) for step, value in points if value is not None and value == value]  # noqa: PLR0124  NaN
-    low_x, high_x = finite[0][0], max(finite[-1][0], finite[0][0] + 1)
-    low_y, high_y = min(value for _, value in finite), max(value for _, value in finite)
-    span = (high_y - low_y) or 1.0
+    first, last = points[0][0], points[-1][0]
+    low, high = min(value for _, value in points), max(value for _, value in points)
+    width, height = _WIDTH - 2 * _MARGIN, _HEIGHT - 2 * _MARGIN
 
     def place(step: int, value: float) -> str:
-        x = _MARGIN + (step - low_x) / (high_x - low_x) * (_WIDTH - 2 * _MARGIN)
-        y = _HEIGHT - _MARGIN - (value - low_y) / span * (_HEIGHT - 2 * _MARGIN)
+        x = _MARGIN + (step - first) / ((last - first) or 1) * width
+        y = _HEIGHT - _MARGIN - (value - low) / ((high - low) or 1) * height
         return f"{x:.1f},{y:.1f}"
 
-    line = " ".join(place(step, value) for step, value in finite)
+    line = " ".join(place(step, value) for step, value in points)
     text = 'font-family="sans-serif" font-size="11" fill="#555"'
     drawn = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{_HEIGHT}">'
-        f'<rect width="100%" height="100%" fill="white"/>'
+        '<rect width="100%" height="100%" fill="white"/>'
         f'<polyline points="{line}" fill="none" stroke="#4f43dd" stroke-width="2"/>'
-        f'<text x="2" y="{_MARGIN - 8}" {text}>{high_y:.4g}</text>'
-        f'<text x="2" y="{_HEIGHT - _MARGIN + 16}" {text}>{low_y:.4g}</text>'
-        f'<text x="{_WIDTH - 90}" y="{_HEIGHT - 6}" {text}>step {high_x}</text></svg>'
+        f'<text x="2" y="{_MARGIN - 8}" {text}>{high:.4g}</text>'
+        f'<text x="2" y="{_HEIGHT - _MARGIN + 16}" {text}>{low:.4g}</text>'
+        f'<text x="{_WIDTH - 90}" y="{_HEIGHT - 6}" {text}>step {last}</text></svg>'
     )
     return "data:image/svg+xml;base64," + base64.b64encode(drawn.encode()).decode()

@@ -1,141 +1,319 @@
 """The one sensor of a code location: what happened in the registry reaches Dagster.
 
-It reads the ledger by number, so that no event is missed or seen out of order, and the
-catalog, not the cursor, decides what is still to be done: a lost cursor repeats nothing.
+It reads the ledger by number, so that no event is missed or taken out of order. What an
+event calls for stays open until the catalog says that it is done: a lost cursor, a deleted
+run or a crash between two ticks repeats nothing and forgets nothing.
 """
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
 
-from artifact_pipelines.components import reports
+from artifact_pipelines.components.candidates import automatic_stages
+from artifact_pipelines.components.project import job_name, op_name, runs_of
+from artifact_pipelines.components.stages import next_model
+from artifact_pipelines.defs.mirror import AssetEvent, Mirror, identity, judgement, settled
+from artifact_pipelines.domain.policy import Policy
+from artifact_pipelines.domain.record import Kind
 from artifact_pipelines.errors import ArtifactError
 from artifact_pipelines.registry import Registry
 from artifact_pipelines.registry.auditing import Event
 from artifact_pipelines.resources import RegistryResource
 
-BATCH = 500
+SECONDS = 30
+BATCH = 500  # leaves that one tick reads
+AT_ONCE = 50  # pieces of work that one tick looks at; a tick has a minute
+ATTEMPTS = 3  # Dagster runs for one piece of work, before a person has to look
+
+_RUN_KEY = "dagster/run_key"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Work:
+    """Something that an event calls for, open until the catalog says that it is done.
+
+    Attributes:
+        seq: The leaf of the event.
+        what: `run`, `gate`, `model`, `dataset` or `stage`.
+        project: The project.
+        subject: The run, model id, dataset or stage.
+    """
+
+    seq: int
+    what: str
+    project: str
+    subject: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """How far a sensor has read, and what it has not finished.
+
+    Attributes:
+        seq: The last leaf that was read.
+        open: What is still to be done.
+    """
+
+    seq: int
+    open: tuple[Work, ...] = ()
+
+    @property
+    def frontier(self) -> int:
+        """The last leaf up to which nothing is open."""
+        return min((work.seq - 1 for work in self.open), default=self.seq)
+
+    def encode(self) -> str:
+        """Return the cursor as Dagster keeps it."""
+        rows = [[work.seq, work.what, work.project, work.subject] for work in self.open]
+        return json.dumps({"seq": self.seq, "open": rows})
+
+    @classmethod
+    def decode(cls, text: str | None) -> "Cursor | None":
+        """Return the cursor in a text, or None where there is none that can be read."""
+        try:
+            found = json.loads(text or "")
+            return cls(int(found["seq"]), tuple(Work(*row) for row in found["open"]))
+        except (ValueError, KeyError, TypeError):
+            return None
 
 
 def event_sensor(
-    location: str, jobs: Mapping[str, Sequence[Any]]
+    name: str, policies: Mapping[str, Policy], jobs: Iterable[Any]
 ) -> dg.SensorDefinition:
-    """Return the sensor of a code location over its projects and their jobs."""
-    wanted = [job for found in jobs.values() for job in found]
+    """Return the sensor of a code location.
+
+    Args:
+        name: The name of the sensor.
+        policies: The policies of the location's projects, by project.
+        jobs: The location's jobs.
+    """
+    wanted = {
+        job_name(project, work)
+        for project, policy in policies.items()
+        for work in ("gate", *(f"promote_{stage}" for stage in automatic_stages(policy)))
+    }
 
     @dg.sensor(
-        name=f"{location.replace('-', '_')}_events",
-        jobs=wanted,
-        minimum_interval_seconds=30,
+        name=name,
+        jobs=[job for job in jobs if job.name in wanted],
+        minimum_interval_seconds=SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Follows the registry: new runs, finished runs, verdicts.",
+        description=(
+            "Follows the registry: shows runs that trained elsewhere, has finished runs judged, "
+            "and sends models that pass every gate to the stages that take them by themselves."
+        ),
     )
     def events(
         context: dg.SensorEvaluationContext, registry: RegistryResource
     ) -> dg.SensorResult | dg.SkipReason:
         with registry.opened() as opened:
-            cursor = int(context.cursor) if context.cursor else -1
-            found = opened.events(after=cursor, limit=BATCH)
-            if not found:
-                return dg.SkipReason(f"Nothing has happened since leaf {cursor}.")
-            told = _Told(opened, context.instance)
-            for event in found:
-                if event.project in jobs:
-                    told.take(event)
-            return told.result(str(found[-1].seq))
+            return tick(opened, context.instance, name, policies, context.cursor)
 
     return events
 
 
-class _Told:
-    """What a batch of events asks of Dagster."""
+def tick(
+    registry: Registry,
+    instance: dg.DagsterInstance,
+    topic: str,
+    policies: Mapping[str, Policy],
+    cursor: str | None,
+) -> dg.SensorResult | dg.SkipReason:
+    """Return what the events since a cursor ask of Dagster."""
+    storage = identity(instance)
+    reported = registry.reported(storage, topic)
+    before = Cursor.decode(cursor) or Cursor(-1 if reported is None else reported)
+    if reported is None or before.frontier > reported:
+        # Dagster keeps a cursor only when it has done what came with it.
+        registry.mark_reported(storage, topic, before.frontier)
+    found = registry.events(after=before.seq, limit=BATCH)
+    if not found and not before.open:
+        return dg.SkipReason(f"Nothing has happened since leaf {before.seq}.")
+    mine = [event for event in found if event.project in policies]
+    asked = _Asked(Mirror(registry, instance), policies, storage)
+    asked.add_partitions(mine)
+    work = sorted({*before.open, *(one for event in mine for one in _called_for(registry, event))})
+    still_open = (*(one for one in work[:AT_ONCE] if asked.take(one)), *work[AT_ONCE:])
+    after = Cursor(found[-1].seq if found else before.seq, still_open)
+    why = "; ".join(asked.notes) or "nothing in them calls for anything here"
+    idle = not asked.requests and not asked.shown and not asked.partitions
+    return dg.SensorResult(
+        run_requests=list(asked.requests.values()),
+        asset_events=asked.shown,
+        dynamic_partitions_requests=asked.partitions,
+        cursor=after.encode(),
+        skip_reason=f"Read {len(found)} leaves up to {after.seq}: {why}." if idle else None,
+    )
 
-    def __init__(self, registry: Registry, instance: dg.DagsterInstance) -> None:
-        self.registry = registry
-        self.instance = instance
-        self.partitions: dict[str, list[str]] = {}
+
+def _called_for(registry: Registry, event: Event) -> Iterable[Work]:
+    """Return what an event calls for."""
+    project, body = str(event.project), event.body or {}
+
+    def work(what: str, subject: object) -> Work:
+        return Work(event.seq, what, project, str(subject))
+
+    match event.action:
+        case "publish" if body.get("kind") == Kind.DATASET:
+            return [work("dataset", body["name"])]
+        case "run_finish":
+            finished = body.get("outcome") == "finished"
+            name = body.get("name")
+            return [work("run", name), *([work("gate", name)] if finished else [])]
+        case "verdict" if body.get("artifact"):
+            return [work("model", body["artifact"])]
+        case "promote" | "rollback" if body.get("stage"):
+            return [work("stage", body["stage"])]
+        case "forget":
+            gone = registry.get(event.subject)
+            if gone.kind is Kind.CHECKPOINT:
+                return [work("run", gone.name)]
+    return []
+
+
+class _Asked:
+    """What one tick asks of Dagster."""
+
+    def __init__(self, mirror: Mirror, policies: Mapping[str, Policy], storage: str) -> None:
+        self.mirror = mirror
+        self.registry = mirror.registry
+        self.policies = policies
+        self.storage = storage
+        self.partitions: list[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest]
+        self.partitions = []
         self.requests: dict[str, dg.RunRequest] = {}
-        self.reports: list[dg.AssetMaterialization] = []
+        self.shown: list[AssetEvent] = []
+        self.notes: list[str] = []
+        self._done: set[tuple[str, str, str]] = set()
 
-    def take(self, event: Event) -> None:
-        """Take one event into account."""
-        project, body = str(event.project), event.body or {}
-        if event.action == "publish" and body.get("kind") == "training_run":
-            self.partitions.setdefault(project, []).append(str(body["name"]))
-        elif event.action == "run_finish" and body.get("outcome") == "finished":
-            self._finished(project, str(body["name"]))
-        elif event.action == "verdict":
-            self._judged(project, str(body["artifact"]))
+    def add_partitions(self, events: Iterable[Event]) -> None:
+        """Ask for a partition of each new training run."""
+        fresh: dict[str, list[str]] = {}
+        for event in events:
+            body = event.body or {}
+            if event.action == "publish" and body.get("kind") == Kind.TRAINING_RUN:
+                fresh.setdefault(str(event.project), []).append(str(body["name"]))
+        for project, names in fresh.items():
+            partitions = runs_of(project)
+            known = set(self.mirror.instance.get_dynamic_partitions(str(partitions.name)))
+            missing = [name for name in dict.fromkeys(names) if name not in known]
+            if missing:
+                self.partitions.append(partitions.build_add_request(missing))
 
-    def result(self, cursor: str) -> dg.SensorResult:
-        """Return what the sensor answers."""
-        additions = []
-        for project, names in self.partitions.items():
-            partitions = dg.DynamicPartitionsDefinition(name=f"{project}_runs")
-            known = set(self.instance.get_dynamic_partitions(f"{project}_runs"))
-            fresh = [name for name in dict.fromkeys(names) if name not in known]
-            if fresh:
-                additions.append(partitions.build_add_request(fresh))
-        return dg.SensorResult(
-            run_requests=list(self.requests.values()),
-            asset_events=self.reports,
-            dynamic_partitions_requests=additions,
-            cursor=cursor,
+    def take(self, work: Work) -> bool:
+        """Take up a piece of work, and return whether it stays open."""
+        if work.project not in self.policies:
+            return False
+        same = (work.what, work.project, work.subject)
+        if same in self._done:
+            return False
+        self._done.add(same)
+        handlers: Mapping[str, Callable[[Work], bool]] = {
+            "run": self._run,
+            "gate": self._gate,
+            "model": self._model,
+            "dataset": self._dataset,
+            "stage": self._stage,
+        }
+        try:
+            return handlers[work.what](work)
+        except (ArtifactError, OSError) as error:
+            # One project's trouble must not keep the others waiting.
+            self.notes.append(f"{work.project}: {error}")
+            return True
+
+    def _run(self, work: Work) -> bool:
+        if self._is_busy(work, work.subject):
+            return True
+        self.shown += self.mirror.run(work.project, work.subject)
+        return False
+
+    def _gate(self, work: Work) -> bool:
+        policy = self._policy(work.project)
+        view = self.registry.run(work.project, work.subject)
+        if not view.checkpoints or view.state != "finished":
+            return False
+        if self._is_busy(work, work.subject):
+            return True
+        if settled(self.registry, work.project, work.subject, policy):
+            self.shown += self.mirror.candidate(work.project, work.subject, policy)
+            return False
+        return self._request(
+            f"{view.artifact.id}/{policy.digest}",
+            job_name(work.project, "gate"),
+            partition_key=work.subject,
         )
 
-    def _finished(self, project: str, name: str) -> None:
-        """A run that trained outside Dagster is shown here and judged."""
-        view = self.registry.run(project, name)
-        if view.artifact.record.code.get("dagster_run"):
-            return
-        self.partitions.setdefault(project, []).append(name)
-        if not self._shown(project, name):
-            for asset, metadata in (
-                ("training_run", reports.of_run(view)),
-                ("checkpoints", reports.of_checkpoints(view)),
-            ):
-                self.reports.append(
-                    dg.AssetMaterialization([project, asset], partition=name, metadata=metadata)
-                )
-        policy = self.registry.policy(project).digest
-        key = f"{view.artifact.id}/{policy}/{self.registry.baseline(project)}"
-        self.requests[key] = dg.RunRequest(
-            run_key=key, job_name=f"{_job(project)}_gate", partition_key=name
-        )
-
-    def _judged(self, project: str, artifact: str) -> None:
-        """A model that may go to a stage by itself goes there."""
-        model = self.registry.get(artifact)
-        for stage, rule in self.registry.policy(project).promotion.items():
-            if rule != "automatic":
+    def _model(self, work: Work) -> bool:
+        policy = self._policy(work.project)
+        model = self.registry.get(work.subject)
+        said = judgement(self.registry, model, policy)
+        if said is None or not all(verdict.passed for verdict in said):
+            return False
+        still_open = False
+        for stage in automatic_stages(policy):
+            if next_model(self.registry, work.project, stage) != model:
                 continue
-            current = self.registry.stages(project).get(stage)
-            newer = current is None or (current.version or 0) < (model.version or 0)
-            try:
-                reasons = self.registry.why_not(model.reference, stage)
-            except ArtifactError:
+            if self._is_busy(work, None):
+                still_open = True
                 continue
-            if reasons or not newer:
-                continue
-            key = f"{artifact}/{self.registry.policy(project).digest}/{stage}"
-            self.requests[key] = dg.RunRequest(
-                run_key=key,
-                job_name=f"{_job(project)}_promote_{stage}",
-                run_config={"ops": {f"{_job(project)}__{stage}": {"config": {"model": model.reference}}}},
+            config = {"ops": {op_name(work.project, stage): {"config": {"model": model.reference}}}}
+            still_open |= self._request(
+                f"{model.id}/{policy.digest}/{stage}",
+                job_name(work.project, f"promote_{stage}"),
+                run_config=config,
             )
+        return still_open
 
-    def _shown(self, project: str, name: str) -> bool:
-        return (
-            self.instance.fetch_materializations(
-                dg.AssetRecordsFilter(
-                    asset_key=dg.AssetKey([project, "training_run"]), asset_partitions=[name]
-                ),
-                limit=1,
-            ).records
-            != []
-        )
+    def _dataset(self, work: Work) -> bool:
+        if self._is_busy(work, None):
+            return True
+        self.shown += self.mirror.dataset(work.project, work.subject)
+        return False
 
+    def _stage(self, work: Work) -> bool:
+        if self._is_busy(work, None):
+            return True
+        self.shown += self.mirror.stage(work.project, work.subject)
+        return False
 
-def _job(project: str) -> str:
-    return project.replace("-", "_").replace(".", "_")
+    def _policy(self, project: str) -> Policy:
+        """Return a project's policy, in force."""
+        policy = self.policies[project]
+        self.registry.set_policy(project, policy)
+        return policy
+
+    def _is_busy(self, work: Work, partition: str | None) -> bool:
+        run = self.mirror.busy(work.project, partition)
+        if run is not None:
+            self.notes.append(f"{work.project}/{work.subject} waits for the Dagster run {run[:8]}")
+        return run is not None
+
+    def _request(self, subject: str, job: str, **asked: Any) -> bool:
+        """Ask for a Dagster run, and return whether its work stays open.
+
+        Dagster never repeats a run key, whatever became of its run, so the catalog counts.
+        """
+        counted = f"{self.storage}/{subject}"
+        attempt = self.registry.attempts(counted)
+        ended = self._ended(f"{subject}/{attempt}", job)
+        if ended is dg.DagsterRunStatus.CANCELED:
+            self.notes.append(f"{job} was cancelled, so it is not asked for again")
+            return False
+        if ended is not None:
+            if attempt >= ATTEMPTS:
+                self.notes.append(f"{job} has failed {attempt} times, so a person has to look")
+                return False
+            attempt = self.registry.count_attempt(counted, attempt)
+        key = f"{subject}/{attempt}"
+        self.requests[key] = dg.RunRequest(run_key=key, job_name=job, **asked)
+        return True
+
+    def _ended(self, key: str, job: str) -> dg.DagsterRunStatus | None:
+        """Return how the run of a key ended, if there was one and it has."""
+        wanted = dg.RunsFilter(job_name=job, tags={_RUN_KEY: key})
+        runs = self.mirror.instance.get_runs(filters=wanted, limit=1)
+        return runs[0].status if runs and runs[0].is_finished else None

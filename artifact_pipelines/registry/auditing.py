@@ -241,6 +241,26 @@ class Auditing(Retiring):
         )
         return self.catalog.read(lambda conn: conn.execute(statement).scalar())
 
+    def attempts(self, subject: str) -> int:
+        """Return the number of the attempt at a subject, counted from 1."""
+        table = tables.attempt
+        statement = sa.select(table.c.count).where(table.c.subject == subject)
+        return self.catalog.read(lambda conn: conn.execute(statement).scalar()) or 1
+
+    def count_attempt(self, subject: str, failed: int) -> int:
+        """Return the number of the attempt after one that failed; told twice, it counts once."""
+
+        def change(tx: Transaction) -> int:
+            table = tables.attempt
+            here = table.c.subject == subject
+            current = tx.conn.execute(sa.select(table.c.count).where(here)).scalar() or 1
+            tx.conn.execute(sa.delete(table).where(here))
+            count = max(current, failed + 1)
+            tx.conn.execute(sa.insert(table).values(subject=subject, count=count))
+            return count
+
+        return self.catalog.write(change)
+
     def _events(self, where: list[Any], limit: int, *, newest: bool = False) -> list[Event]:
         leaf, actor = tables.leaf, tables.actor
         order = leaf.c.seq.desc() if newest else leaf.c.seq

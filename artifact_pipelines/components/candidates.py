@@ -1,0 +1,95 @@
+"""The best checkpoint of a run as a model, and what the gates say of it."""
+
+import warnings
+
+import dagster as dg
+
+from artifact_pipelines.components import reports
+from artifact_pipelines.components.project import Project, Results
+from artifact_pipelines.domain.policy import Gate, MetricBound, NoWorse, Policy
+from artifact_pipelines.resources import RegistryResource
+
+_ALWAYS = {
+    "integrity": "Every file of the model is what its record says.",
+    "safety": "Every file has an allowed format by its content, and none can run code.",
+    "data_contract": "The data that the model was made from keeps its contract.",
+}
+
+
+def candidate_asset(project: Project) -> dg.AssetsDefinition:
+    """Return the asset of a project's candidates, with a check for each gate."""
+    key, policy = project.key("candidate"), project.declared.policy
+    deps = [project.key("checkpoints")]
+    if policy.evaluation is not None:
+        deps.append(project.key(policy.evaluation))
+
+    @dg.asset(
+        key=key,
+        deps=deps,
+        partitions_def=project.runs,
+        check_specs=_checks(project),
+        code_version=project.policy_digest[:12],
+        kinds={"model"},
+        description="The best checkpoint of a run as a numbered model, judged by every gate.",
+        **project.common(),
+    )
+    def candidate(context: dg.AssetExecutionContext, registry: RegistryResource) -> Results:
+        with project.opened(registry) as opened:
+            evaluation = opened.evaluate(project.name, project.run_name(context))
+            shown = reports.shown_attempt(evaluation)
+            yield dg.MaterializeResult(
+                asset_key=key,
+                metadata=reports.of_evaluation(evaluation),
+                data_version=dg.DataVersion(shown.model.content),
+                check_results=[
+                    dg.AssetCheckResult(
+                        asset_key=key,
+                        check_name=verdict.gate,
+                        passed=verdict.passed,
+                        description="; ".join(verdict.reasons),
+                        metadata=reports.of_verdict(verdict, shown.model),
+                    )
+                    for verdict in shown.verdicts
+                ],
+            )
+
+    return candidate
+
+
+def _checks(project: Project) -> list[dg.AssetCheckSpec]:
+    """Return the gates as checks of one run each; they show verdicts and stop nothing."""
+    policy = project.declared.policy
+    texts = _ALWAYS | {gate.name: _said(gate) for gate in policy.gates if gate.name not in _ALWAYS}
+    with warnings.catch_warnings():
+        # Checks per partition are a preview. Without them a failed run would mark every run.
+        warnings.simplefilter("ignore", dg.PreviewWarning)
+        return [
+            dg.AssetCheckSpec(
+                gate,
+                asset=project.key("candidate"),
+                partitions_def=project.runs,
+                description=texts.get(gate),
+            )
+            for gate in policy.required()
+        ]
+
+
+def _said(gate: Gate) -> str:
+    if isinstance(gate, NoWorse):
+        return (
+            f"The model's {gate.metric} is no worse than production's on the same data, "
+            f"within {gate.tolerance:g}."
+        )
+    if isinstance(gate, MetricBound):
+        limits = [
+            f"at {word} {limit:g}"
+            for word, limit in (("least", gate.min), ("most", gate.max))
+            if limit is not None
+        ]
+        return f"The model's {gate.metric} is {' and '.join(limits)}."
+    return f"Every file of the model is of the formats {', '.join(gate.formats)}."
+
+
+def automatic_stages(policy: Policy) -> list[str]:
+    """Return the stages that a model goes to by itself."""
+    return [stage for stage, rule in policy.promotion.items() if rule == "automatic"]

@@ -1,0 +1,127 @@
+"""What the assets of one project share: keys, partitions, tags and how a run is named."""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, TypedDict
+
+import dagster as dg
+
+from artifact_pipelines.components.declaration import Declaration
+from artifact_pipelines.domain import naming
+from artifact_pipelines.errors import ArtifactError
+from artifact_pipelines.registry import Registry
+from artifact_pipelines.resources import RegistryResource
+
+PROJECT_TAG = "artifact_pipelines/project"
+KIND_TAG = "artifact_pipelines/kind"
+
+Results = Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]
+
+
+def identifier(name: str) -> str:
+    """Return a name as Dagster's jobs, ops and groups may carry it."""
+    return re.sub(r"[^A-Za-z0-9_]", "_", name)
+
+
+def job_name(project: str, work: str) -> str:
+    """Return the name of a project's job."""
+    return f"{identifier(project)}_{work}"
+
+
+def op_name(project: str, asset: str) -> str:
+    """Return the name of an asset's op, which is its place in a run's configuration."""
+    return f"{identifier(project)}__{identifier(asset)}"
+
+
+def runs_of(project: str) -> dg.DynamicPartitionsDefinition:
+    """Return the partitions of a project: its training runs."""
+    return dg.DynamicPartitionsDefinition(name=f"{project}_runs")
+
+
+class Common(TypedDict):
+    """What every asset of a project is given."""
+
+    group_name: str
+    owners: list[str]
+    tags: dict[str, str]
+
+
+class Project:
+    """One project's place in the graph.
+
+    Attributes:
+        declared: What its YAML says.
+        runs: Its partitions, one per training run.
+    """
+
+    def __init__(self, declared: Declaration) -> None:
+        """Take a declaration's place in the graph."""
+        self.declared = declared
+        self.runs = runs_of(declared.name)
+
+    @property
+    def name(self) -> str:
+        """The project."""
+        return self.declared.name
+
+    @cached_property
+    def policy_digest(self) -> str:
+        """The digest of its policy."""
+        return self.declared.policy.digest
+
+    def key(self, asset: str) -> dg.AssetKey:
+        """Return the key of an asset."""
+        return dg.AssetKey([self.name, asset])
+
+    def common(self) -> Common:
+        """Return what every asset of the project is given."""
+        return Common(
+            group_name=identifier(self.name),
+            owners=list(self.declared.owners),
+            tags={PROJECT_TAG: self.name},
+        )
+
+    def job(
+        self,
+        work: str,
+        *assets: str,
+        text: str,
+        kind: str = "control",
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 (Dagster keeps the name of the type to itself)
+        """Return the job that materializes some assets."""
+        return dg.define_asset_job(
+            job_name(self.name, work),
+            selection=dg.AssetSelection.assets(*(self.key(asset) for asset in assets)),
+            description=text,
+            tags={PROJECT_TAG: self.name, KIND_TAG: kind},
+            metadata=metadata,
+        )
+
+    @contextmanager
+    def opened(self, registry: RegistryResource) -> Iterator[Registry]:
+        """Open the registry with the project's policy in force."""
+        with registry.opened() as opened:
+            opened.set_policy(self.name, self.declared.policy)
+            yield opened
+
+    def run_name(self, context: dg.AssetExecutionContext) -> str:
+        """Return the training run that a step is about: its partition.
+
+        Raises:
+            Failure: There is not exactly one, or its name breaks the naming rules.
+        """
+        keys = context.partition_keys if context.has_partition_key_range else []
+        if not context.has_partition_key and len(keys) != 1:
+            said = f"{len(keys)} at once" if keys else "none"
+            raise dg.Failure(
+                f"choose one training run of {self.name} to materialize: the partition is its "
+                f"name, and there is {said}; add a partition with a new name to train again.",
+                allow_retries=False,
+            )
+        try:
+            return naming.check_run(context.partition_key)
+        except ArtifactError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
