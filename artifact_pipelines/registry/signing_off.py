@@ -13,7 +13,7 @@ from artifact_pipelines.domain import digest, governance, merkle
 from artifact_pipelines.domain.leaf import Leaf
 from artifact_pipelines.domain.signing import PublicKey, TreeHead, open_head, sign_head
 from artifact_pipelines.errors import LedgerError
-from artifact_pipelines.registry.keys import LOG
+from artifact_pipelines.registry.keys import LOG, OWNER
 from artifact_pipelines.registry.reading import Reading
 
 _BATCH = 10_000
@@ -69,7 +69,9 @@ class SigningOff(Reading):
         """
         key = self.keys.load(LOG)
         self.export_leaves()
-        memory = self.keys.recall() or {"size": 0, "peaks": [], "state": governance.begin()}
+        # An owner of somebody else's making, in a log replaced whole, is refused at its first leaf.
+        owner = self.keys.load(OWNER).public.hex if self.keys.has(OWNER) else None
+        memory = self.keys.recall() or {"size": 0, "peaks": [], "state": governance.begin(owner)}
         state = memory["state"]
         peaks = [bytes.fromhex(peak) for peak in memory["peaks"]]
         target = self.catalog.read(ledger.head).size
