@@ -1,6 +1,6 @@
 """Small real registries for the tests."""
 
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 (the type of a mapping)
 
 import numpy as np
 from safetensors.numpy import save

@@ -5,7 +5,7 @@ is sealed JSON: its fields and a salt, cited by the SHA-256 of its bytes. The bo
 
     log_create    origin, log_key, owner {name, public}
     key_register  statement {type: key, origin, name, public, roles}
-    policy_set    statement {type: policy, origin, project, policy}
+    policy_set    statement {type: policy, origin, project, policy, nonce}
     publish       kind, project, name, step, attempt, version, content, object,
                   object_sha256, annex
     run_finish    project, name, outcome, reason
