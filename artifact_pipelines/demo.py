@@ -11,7 +11,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,28 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from artifact_pipelines.errors import ArtifactError, ConfigurationError
+from artifact_pipelines.domain.policy import Select
+from artifact_pipelines.domain.signing import SignedStatement
+from artifact_pipelines.errors import (
+    ArtifactError,
+    ConfigurationError,
+    ConflictError,
+    LedgerError,
+)
 from artifact_pipelines.registry import Registry, open_registry
+from artifact_pipelines.registry.auditing import rebuild
+from artifact_pipelines.registry.promoting import Resolved
 from artifact_pipelines.registry.reading import Artifact
 from artifact_pipelines.settings import Settings, prepare_dagster_home
+from artifact_pipelines.store.backend import check_file_system, open_backend
+from artifact_pipelines.store.pack import object_key
 
 PROJECT = "digits"
 APPROVER = "reviewer"
 MARK = "demo"
 """The file that says a home was made by the demo, and may be made afresh."""
+MADE = (MARK, "store", "keys", "dagster", "catalog.db", "catalog.db-wal", "catalog.db-shm")
+"""What the demo makes in a home; whatever else is there is somebody's."""
 
 FIRST = {"images": {"start": 0, "stop": 900}, "holdout": {"start": 900, "stop": 1500}}
 SECOND = {"images": {"start": 0, "stop": 1500}, "holdout": {"start": 1500, "stop": 1797}}
@@ -55,6 +69,11 @@ def run_demo(settings: Settings, say: Say) -> dict[str, Any]:
         raise ConfigurationError(
             "the demo needs a checkout of the repository: its example project is not installed."
         )
+    if find_spec("sklearn") is None:
+        raise ConfigurationError(
+            "the demo takes its images from scikit-learn; run: "
+            "pip install 'artifact-pipelines[demo]'"
+        )
     _prepare(settings)
     began = time.monotonic()
     with (
@@ -66,18 +85,53 @@ def run_demo(settings: Settings, say: Say) -> dict[str, Any]:
             keys=settings.keys,
             actor=settings.actor,
         ) as registry,
+        dg.DagsterInstance.from_config(str(settings.dagster_home)) as instance,
     ):
+        if PROJECT in registry.projects():
+            raise ConflictError(
+                f"{registry.catalog.url.render_as_string()} holds a project {PROJECT!r} already; "
+                "run the demo on a catalog and store of its own."
+            )
         tour = _Tour(
-            registry, settings, lambda text: say(f"{time.monotonic() - began:6.1f} s  {text}")
+            registry,
+            settings,
+            instance,
+            lambda text: say(f"{time.monotonic() - began:6.1f} s  {text}"),
         )
         summary = tour.take()
     return {**summary, "seconds": round(time.monotonic() - began, 1)}
 
 
 def clear_demo(settings: Settings) -> None:
-    """Remove a home that an earlier tour made, and no other."""
-    if (settings.home / MARK).is_file():
-        shutil.rmtree(settings.home)
+    """Remove what an earlier tour made in a home, and nothing else.
+
+    Raises:
+        ConflictError: The home is not the tour's alone.
+    """
+    home = settings.home
+    if not any((home / name).exists() for name in MADE):
+        return
+    if not (home / MARK).is_file():
+        raise ConflictError(
+            f"{home} was not made by the demo, so it is not removed; set ARTIFACT_PIPELINES_HOME "
+            "to another folder."
+        )
+    others: list[str] = []
+    if (home / "catalog.db").exists():
+        # A tour that was cut short may have left a catalog that does not open.
+        with suppress(ArtifactError), open_registry(home, actor=settings.actor) as registry:
+            others = [project for project in registry.projects() if project != PROJECT]
+    if others:
+        raise ConflictError(
+            f"{home} also holds {', '.join(others)}, so it is not removed; set "
+            "ARTIFACT_PIPELINES_HOME to another folder."
+        )
+    for name in MADE:
+        place = home / name
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place)
+        else:
+            place.unlink(missing_ok=True)
 
 
 def show_summary(summary: Mapping[str, Any]) -> None:
@@ -130,11 +184,13 @@ def _megabytes(size: int) -> str:
 
 
 class _Tour:
-    def __init__(self, registry: Registry, settings: Settings, say: Say) -> None:
+    def __init__(
+        self, registry: Registry, settings: Settings, instance: dg.DagsterInstance, say: Say
+    ) -> None:
         self.registry = registry
         self.settings = settings
         self.say = say
-        self.instance = dg.DagsterInstance.get()
+        self.instance = instance
         self.defs: dg.Definitions = importlib.import_module("digits_project.definitions").defs
 
     def take(self) -> dict[str, Any]:
@@ -175,12 +231,20 @@ class _Tour:
         resumed = f", resumed from {resume_from}" if resume_from else ""
         self.say(f"trained {view.artifact.reference}: {len(view.checkpoints)} checkpoints{resumed}")
         for model in self._models(name):
-            failed = [verdict for verdict in self.registry.verdicts(model) if not verdict.passed]
-            if failed:
-                why = "; ".join(reason for verdict in failed for reason in verdict.reasons)
-                self.say(f"  {model.reference} stops at {len(failed)} of its gates: {why}")
-            else:
-                self.say(f"  {model.reference} passes every gate")
+            verdicts = self.registry.verdicts(model)
+            failed = [verdict for verdict in verdicts if not verdict.passed]
+            why = "; ".join(reason for verdict in failed for reason in verdict.reasons)
+            compared = [
+                reason
+                for verdict in verdicts
+                if verdict.gate.endswith("_no_worse_than_production") and verdict.baseline
+                for reason in verdict.reasons
+            ]
+            self.say(
+                f"  {model.reference} stops at {len(failed)} of its gates: {why}"
+                if failed
+                else f"  {model.reference} passes {': '.join(['every gate', *compared])}"
+            )
 
     def _resumed_exactly(self) -> bool:
         """Return whether the resumed run reached the very bytes of the uninterrupted one."""
@@ -231,7 +295,7 @@ class _Tour:
         self._run(f"{PROJECT}_retention", {})
         plan = registry.plans(PROJECT)[-1]
         forget = [item for item in plan.items if item.action == "forget"]
-        kept = len(plan.items) - len(forget)
+        kept = sum(item.action == "keep" for item in plan.items)
         self.say(f"the retention plan {plan.id[:12]} keeps {kept} and forgets {len(forget)}")
         registry.approve_plan(plan.id)
         self._run(f"{PROJECT}_cleanup", {})
@@ -245,7 +309,7 @@ class _Tour:
         self.say(f"  the forgotten {gone.reference} still says what it was made from: {parents}")
         return {
             "kept": kept,
-            "archived": 0,
+            "archived": sum(item.action == "archive" for item in plan.items),
             "forgotten": sum(registry.get(item.artifact).state == "forgotten" for item in forget),
             "bytes_before": before,
             "bytes_after": after,
@@ -267,19 +331,38 @@ class _Tour:
 
     def _tampering(self) -> tuple[str, ...]:
         """Flip one byte behind the production model in a copy, and return what is found."""
-        model = self.registry.resolve(f"{PROJECT}@production").model
-        publication = self.registry.publication_of(model.id, model.session)
-        key = publication.keys()[0]
-        place = self.registry.locate([key])[key]
+        registry = self.registry
+        model = registry.resolve(f"{PROJECT}@production").model
+        key = registry.publication_of(model.id, model.session).keys()[0]
+        place = registry.locate([key])[key]
         with tempfile.TemporaryDirectory(prefix="tampered-") as folder:
-            copy = Path(folder) / "home"
-            shutil.copytree(self.settings.home, copy, ignore=shutil.ignore_patterns("dagster"))
-            pack = next((copy / "store" / "packs").rglob(place.pack))
-            data = bytearray(pack.read_bytes())
-            data[place.offset + place.stored // 2] ^= 1
-            pack.write_bytes(bytes(data))
-            with open_registry(copy, actor=self.settings.actor) as tampered:
-                return tampered.verify(f"{PROJECT}@production").damaged
+            home = Path(folder)
+            for name in registry.store.backend.keys(""):
+                file = home / "store" / name
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(registry.store.backend.get(name))
+            rebuild(open_backend((home / "store").as_uri()), f"sqlite:///{home / 'catalog.db'}")
+            pack = home / "store" / object_key(place.pack)
+            with open_registry(home, keys=self.settings.keys, actor=self.settings.actor) as copy:
+                before = copy.verify(f"{PROJECT}@production").damaged
+                data = bytearray(pack.read_bytes())
+                data[place.offset + place.stored // 2] ^= 1
+                pack.write_bytes(bytes(data))
+                found = copy.verify(f"{PROJECT}@production").damaged
+        return tuple(one for one in found if model.reference in one and one not in before)
+
+    def _proven(self, served: Resolved) -> bool:
+        """Return whether the signed log proves what production serves."""
+        try:
+            leaf, body, pointers = served.proof.verify(self.registry.log_key())
+        except LedgerError:
+            return False
+        said = SignedStatement.from_body(body).payload
+        return (
+            leaf.seq == served.seq == pointers.get(f"{PROJECT}/production")
+            and said["artifact"] == served.model.id
+            and not served.pending
+        )
 
     def _summary(
         self,
@@ -290,7 +373,6 @@ class _Tour:
     ) -> dict[str, Any]:
         registry = self.registry
         served = registry.resolve(f"{PROJECT}@production")
-        served.proof.verify(registry.log_key())
         models = registry.models(PROJECT)
         good = [model for model in models if all(v.passed for v in registry.verdicts(model))]
         totals = registry.storage_report()["totals"]
@@ -317,7 +399,7 @@ class _Tour:
                 "artifact_id": served.model.id,
                 "content_digest": served.model.content,
                 "metrics": measured,
-                "proof_verified": not served.pending,
+                "proof_verified": self._proven(served),
             },
             "rollback": dict(rollback),
             "retention": dict(retention),
@@ -330,7 +412,9 @@ class _Tour:
 
     def _run_summary(self, run: Artifact, exact: bool) -> dict[str, Any]:
         view = self.registry.run(PROJECT, run.name)
-        best = max(view.checkpoints, key=lambda found: found.metrics["accuracy"])
+        select = self.registry.policy(PROJECT).select or Select(metric="accuracy")
+        sign = 1 if select.mode == "max" else -1
+        best = max(view.checkpoints, key=lambda found: sign * found.metrics[select.metric])
         resumed = [item.id for item in run.record.inputs if item.role == "resume"]
         found: dict[str, Any] = {
             "name": run.name,
@@ -387,10 +471,7 @@ class _Tour:
 def _prepare(settings: Settings) -> None:
     mark = settings.home / MARK
     if mark.exists():
-        raise ConfigurationError(
-            f"{settings.home} holds a demo already; look at it with: artifact-pipelines model list "
-            f"{PROJECT}, or start over with: artifact-pipelines demo --fresh"
-        )
+        raise ConflictError(_taken(settings.home))
     if (settings.home / "catalog.db").exists():
         raise ConfigurationError(
             f"{settings.home} holds a registry of yours; run the demo in a home of its own, with "
@@ -398,12 +479,27 @@ def _prepare(settings: Settings) -> None:
         )
     try:
         settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        mark.touch()
+        check_file_system(settings.home)
+        mark.touch(exist_ok=False)
+    except FileExistsError:
+        # Another tour began in this moment, or the home is a file.
+        if settings.home.is_dir():
+            raise ConflictError(_taken(settings.home)) from None
+        raise ConfigurationError(f"the home {settings.home} is not a folder.") from None
     except OSError as error:
+        if isinstance(error, ArtifactError):
+            raise
         raise ConfigurationError(
             f"the home {settings.home} cannot be written: {error.strerror}; set "
             "ARTIFACT_PIPELINES_HOME to another folder."
         ) from error
+
+
+def _taken(home: Path) -> str:
+    return (
+        f"{home} holds a demo already; look at it with: artifact-pipelines model list {PROJECT}, "
+        "or start over with: artifact-pipelines demo --fresh"
+    )
 
 
 @contextmanager
@@ -415,6 +511,7 @@ def _environment(settings: Settings, checkout: Path, example: Path) -> Iterator[
         "ARTIFACT_PIPELINES_STORE_URL": settings.store_url,
         "ARTIFACT_PIPELINES_CATALOG_URL": settings.catalog_url,
         "ARTIFACT_PIPELINES_KEYS": str(settings.keys),
+        "ARTIFACT_PIPELINES_ACTOR": settings.actor,
         "DAGSTER_HOME": str(settings.dagster_home),
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",

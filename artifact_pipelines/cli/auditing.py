@@ -97,11 +97,9 @@ def verify_audit(*, as_json: Json = False) -> None:
         for sentence in problems:
             say(f"WRONG {sentence}")
         if not problems:
-            say(
-                f"{report.leaves} leaves, {report.signed} of them under a signed head, root "
-                f"{short(report.root)}: hashes, rules, signatures, export and catalog agree; "
-                f"{len(served)} stages serve what the log proves."
-            )
+            say(f"{report.leaves} leaves, {report.signed} signed, root {short(report.root)}.")
+            say("Hashes, rules, signatures, export and catalog agree.")
+            say(f"{len(served)} stages serve what the log proves, undamaged.")
     if problems:
         raise typer.Exit(1)
 
