@@ -1,0 +1,189 @@
+"""A run's best checkpoints are judged, the next best after a failure, and once."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.numpy import save
+
+from artifact_pipelines.domain.policy import Policy
+from artifact_pipelines.errors import ConfigurationError, PolicyError, TrainerError
+from artifact_pipelines.registry import Registry
+from artifact_pipelines_tests.building import PROJECT, approve
+
+MEASURE = "artifact_pipelines_tests.registry.measuring:mean_weight"
+
+
+def policy(**changed: Any) -> Policy:
+    """Return a policy that wants a mean weight of at least one half."""
+    return Policy.of(
+        {
+            "evaluate": MEASURE,
+            "evaluation": "holdout",
+            "select": {"metric": "accuracy", "mode": "max", "try": 2},
+            "gates": [
+                {"metric": "score", "min": 0.5},
+                {"metric": "score", "no_worse_than": "production", "tolerance": 0.1},
+            ],
+            "promotion": {"staging": "automatic", "production": {"approvals": 1}},
+            **changed,
+        }
+    )
+
+
+def holdout(registry: Registry, scale: float = 1.0) -> None:
+    """Register evaluation data."""
+    buffer = io.BytesIO()
+    pd.DataFrame({"scale": [scale]}).to_parquet(buffer, index=False)
+    registry.publish_dataset(PROJECT, "holdout", {"data.parquet": buffer.getvalue()})
+
+
+def train(registry: Registry, name: str, weights: dict[float, float]) -> None:
+    """Register a run whose checkpoints claim an accuracy and have a mean weight."""
+    run = registry.start_run(PROJECT, name)
+    for step, (accuracy, weight) in enumerate(weights.items()):
+        tensors = save({"weight": np.full(10, weight, "f4")})
+        registry.publish_checkpoint(
+            run,
+            {"model.safetensors": tensors},
+            step=step,
+            facts={"metrics": {"accuracy": accuracy}},
+        )
+    registry.finish_run(run, "finished")
+
+
+def test_the_best_checkpoint_is_judged_first(registry: Registry) -> None:
+    registry.set_policy(PROJECT, policy())
+    holdout(registry)
+    train(registry, "run-1", {0.2: 0.9, 0.8: 0.7, 0.5: 0.9})
+    found = registry.evaluate(PROJECT, "run-1")
+
+    assert [tried.checkpoint.reference for tried in found.attempts] == ["digits/run-1@1"]
+    assert found.chosen == found.attempts[0].model
+    assert registry.why_not(found.attempts[0].model.reference, "staging") == ()
+    assert found.attempts[0].metrics["score"] == pytest.approx(0.7)
+
+
+def test_when_the_best_fails_the_next_best_is_tried(registry: Registry) -> None:
+    registry.set_policy(PROJECT, policy())
+    holdout(registry)
+    train(registry, "run-1", {0.2: 0.9, 0.8: 0.1, 0.5: 0.9})
+    found = registry.evaluate(PROJECT, "run-1")
+
+    assert [tried.passed for tried in found.attempts] == [False, True]
+    assert found.chosen is not None
+    assert registry.promote(found.chosen.reference, "staging").changed
+
+
+def test_no_more_are_tried_than_the_policy_says(registry: Registry) -> None:
+    registry.set_policy(PROJECT, policy())
+    holdout(registry)
+    train(registry, "run-1", {0.9: 0.1, 0.8: 0.2, 0.5: 0.9})
+    found = registry.evaluate(PROJECT, "run-1")
+
+    assert len(found.attempts) == 2
+    assert found.chosen is None
+
+
+def test_what_was_judged_is_not_judged_again(registry: Registry) -> None:
+    registry.set_policy(PROJECT, policy())
+    holdout(registry)
+    train(registry, "run-1", {0.8: 0.7})
+    first = registry.evaluate(PROJECT, "run-1")
+    leaves = len(registry.events(limit=10_000))
+
+    assert registry.evaluate(PROJECT, "run-1").chosen == first.chosen
+    assert len(registry.events(limit=10_000)) == leaves
+
+
+def test_a_worse_model_than_production_fails(registry: Registry) -> None:
+    registry.set_policy(PROJECT, policy())
+    holdout(registry)
+    train(registry, "run-1", {0.8: 0.9})
+    best = registry.evaluate(PROJECT, "run-1").chosen
+    assert best is not None
+    approve(registry, best)
+    registry.promote(best.reference, "production")
+    train(registry, "run-2", {0.8: 0.6})
+    found = registry.evaluate(PROJECT, "run-2")
+
+    failed = [verdict for verdict in found.attempts[0].verdicts if not verdict.passed]
+    assert [verdict.gate for verdict in failed] == ["score_no_worse_than_production"]
+    assert "0.6000 against 0.9000 in production is worse" in failed[0].reasons[0]
+    assert failed[0].baseline == best.id
+
+
+@pytest.mark.parametrize(
+    "function, reason",
+    [("broken", "RuntimeError: no score"), ("nothing", "not a finite number")],
+)
+def test_an_evaluation_that_fails_is_a_verdict(
+    registry: Registry, function: str, reason: str
+) -> None:
+    registry.set_policy(PROJECT, policy(evaluate=MEASURE.replace("mean_weight", function)))
+    holdout(registry)
+    train(registry, "run-1", {0.8: 0.9})
+    found = registry.evaluate(PROJECT, "run-1")
+
+    failed = [verdict for verdict in found.attempts[0].verdicts if not verdict.passed]
+    assert failed
+    assert all(reason in verdict.reasons[0] for verdict in failed)
+    assert found.chosen is None
+
+
+def test_a_file_that_could_run_something_fails_the_safety_gate(registry: Registry) -> None:
+    registry.set_policy(PROJECT, Policy.of({"promotion": {"staging": "automatic"}}))
+    run = registry.start_run(PROJECT, "run-1")
+    registry.publish_checkpoint(run, {"model.json": b"cos\nsystem\n(S'true'\ntR."}, step=0)
+    found = registry.evaluate(PROJECT, "run-1")
+
+    verdicts = {verdict.gate: verdict.passed for verdict in found.attempts[0].verdicts}
+    assert verdicts == {"integrity": True, "safety": False}
+
+
+def test_damaged_bytes_fail_every_gate(registry: Registry, tmp_path: Path) -> None:
+    registry.set_policy(PROJECT, policy())
+    holdout(registry)
+    train(registry, "run-1", {0.8: 0.9})
+    place = next(iter(registry.locate(_keys(registry)).values()))
+    pack = tmp_path / "home" / "store" / "packs" / place.pack[:2] / place.pack
+    data = bytearray(pack.read_bytes())
+    data[place.offset + place.stored - 1] ^= 1
+    pack.write_bytes(bytes(data))
+    found = registry.evaluate(PROJECT, "run-1")
+
+    assert not any(verdict.passed for verdict in found.attempts[0].verdicts)
+    assert {verdict.gate for verdict in found.attempts[0].verdicts} == set(policy().required())
+
+
+def test_a_run_without_checkpoints_cannot_be_judged(registry: Registry) -> None:
+    registry.set_policy(PROJECT, policy())
+    registry.start_run(PROJECT, "run-1")
+
+    with pytest.raises(TrainerError, match="no checkpoint"):
+        registry.evaluate(PROJECT, "run-1")
+
+
+def test_without_evaluation_data_nothing_is_judged(registry: Registry) -> None:
+    registry.set_policy(PROJECT, policy())
+    train(registry, "run-1", {0.8: 0.9})
+
+    with pytest.raises(PolicyError, match="has no version"):
+        registry.evaluate(PROJECT, "run-1")
+
+
+def test_a_function_that_is_not_there_is_named(registry: Registry) -> None:
+    registry.set_policy(PROJECT, policy(evaluate="no_such_module:measure"))
+    holdout(registry)
+    train(registry, "run-1", {0.8: 0.9})
+
+    with pytest.raises(ConfigurationError, match="no_such_module:measure"):
+        registry.evaluate(PROJECT, "run-1")
+
+
+def _keys(registry: Registry) -> list[str]:
+    checkpoint = registry.find("digits/run-1@0")
+    return registry.publication_of(checkpoint.id, checkpoint.session).keys()
