@@ -1,0 +1,87 @@
+"""The shapes that `docs/command-line.md` promises are the shapes that commands print."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import artifact_pipelines
+from artifact_pipelines.registry import Registry
+from artifact_pipelines_tests.building import promoted
+from artifact_pipelines_tests.cli.conftest import Command, damage
+
+PAGE = Path(artifact_pipelines.__file__).parent.parent / "docs" / "command-line.md"
+ARTIFACT = {
+    *("reference", "artifact_id", "kind", "project", "name", "step", "version"),
+    *("content_digest", "size_bytes", "published", "state", "recalled", "metrics"),
+}
+DETAILS = ARTIFACT | {
+    *("leaf", "attempt", "run_id", "params", "code", "facts", "inputs", "files"),
+}
+COMMANDS = {
+    "run list": [],
+    "run show": ["digits/a"],
+    "checkpoint list": [],
+    "checkpoint show": ["digits/a@2"],
+    "checkpoint verify": ["digits/a@2"],
+    "dataset show": ["digits/images@1"],
+    "dataset list": [],
+    "model list": [],
+    "model show": ["digits/v1"],
+    "model promote": ["digits/v1", "--stage", "production"],
+    "model history": ["digits"],
+    "lineage show": ["digits/v1"],
+    "retention plan": ["digits"],
+    "prune run": ["--yes"],
+    "storage report": [],
+    "storage scrub": [],
+    "audit log": [],
+    "audit verify": [],
+    "key create": ["bob"],
+    "key list": [],
+    "catalog rebuild": ["--yes"],
+    "doctor": [],
+}
+
+
+def promised(command: str) -> tuple[set[str], set[str]]:
+    """Return the fields of a command's object, and of the rows in its list."""
+    for line in PAGE.read_text().splitlines():
+        names, _, fields = line.strip("| ").partition(" | ")
+        if f"`{command}`" not in names or not line.startswith("|"):
+            continue
+        top, _, row = re.sub(r"\([^)]*\)", "", fields).partition(":")
+        return expand(top), expand(row)
+    raise AssertionError(command)
+
+
+def expand(text: str) -> set[str]:
+    found = {name.removesuffix("[]") for name in re.findall(r"`([^`]+)`", text)}
+    if re.search(r"\bartifact\b", text):
+        found |= ARTIFACT
+    return found | DETAILS if "details" in text else found
+
+
+@pytest.mark.parametrize("command_", COMMANDS)
+def test_a_command_prints_the_fields_that_are_documented(
+    command: Command, registry: Registry, home: Path, command_: str
+) -> None:
+    promoted(registry, "a")
+    if command_ == "storage scrub":
+        damage(registry, home, "digits/a@1")
+    said = command(*command_.split(), *COMMANDS[command_], "--json")
+    top, row = promised(command_)
+
+    assert said.code == (command_ == "storage scrub")
+    assert set(said.json()) == top
+    if row:
+        rows = next(value for value in said.json().values() if isinstance(value, list))
+        assert [set(item) for item in rows] == [row] * len(rows) != []
+
+
+def test_the_words_of_the_page_define_themselves() -> None:
+    text = " ".join(PAGE.read_text().split())
+
+    for word, fields in (("artifact", ARTIFACT), ("details", DETAILS - ARTIFACT)):
+        paragraph = text[text.index(f"**{word}**") :]
+        assert fields <= set(re.findall(r"`([a-z_0-9]+)`", paragraph[:700])), word
