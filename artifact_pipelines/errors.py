@@ -53,6 +53,21 @@ class CorruptChunkError(DigestMismatchError):
         self.key = key
 
 
+class CorruptPackError(InvalidFormatError):
+    """A stored pack that is not whole, or not the pack it is stored as.
+
+    Attributes:
+        pack: The pack.
+        reason: What is wrong with it, as half a sentence.
+    """
+
+    def __init__(self, pack: str, reason: str) -> None:
+        """Say which pack is damaged and how."""
+        super().__init__(f"pack {pack} is damaged: {reason}.")
+        self.pack = pack
+        self.reason = reason
+
+
 class StoreError(ArtifactError, OSError):
     """A store that could not be read or written."""
 

@@ -4,9 +4,14 @@ An object is written once and whole. When a method that writes returns, its byte
 durable; when it raises, there is no object of that name or the earlier one.
 """
 
+import contextlib
 import errno
+import fcntl
 import os
+import re
 import secrets
+import stat
+import sys
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -24,14 +29,47 @@ from artifact_pipelines.errors import (
     StoreError,
 )
 
+MAX_KEY = 512  # characters
+
+_KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
+_TEMPORARY = "tmp"
+_WRITEBACK = 16 * 1024 * 1024  # bytes between two hints to begin writing to the disk
 _NETWORK_FILE_SYSTEMS = frozenset(
     {
-        *("nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "9p", "fuse.sshfs"),
-        *("glusterfs", "lustre", "ceph"),
+        "9p",
+        "afs",
+        "beegfs",
+        "ceph",
+        "cifs",
+        "coda",
+        "davfs",
+        "fuse.ceph",
+        "fuse.gcsfuse",
+        "fuse.glusterfs",
+        "fuse.goofys",
+        "fuse.juicefs",
+        "fuse.mount-s3",
+        "fuse.rclone",
+        "fuse.s3fs",
+        "fuse.sshfs",
+        "gfs2",
+        "glusterfs",
+        "gpfs",
+        "lustre",
+        "ncpfs",
+        "nfs",
+        "nfs4",
+        "ocfs2",
+        "orangefs",
+        "pvfs2",
+        "smb2",
+        "smb3",
+        "smbfs",
     }
 )
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+_ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 
 
 class Writer(ABC):
@@ -43,7 +81,11 @@ class Writer(ABC):
 
     @abstractmethod
     def commit(self) -> None:
-        """Make the object durable under its key."""
+        """Make the object durable under its key.
+
+        Raises:
+            StoreError: It cannot be made durable, or there is an object of that key.
+        """
 
     @abstractmethod
     def abort(self) -> None:
@@ -76,12 +118,13 @@ class Backend(ABC):
     def put(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
         """Write an object, and return whether it was written.
 
-        With `if_absent`, an object that is already there stays as it is.
+        With `if_absent`, an object that is already there stays as it is, and is durable
+        when this returns, whoever wrote it.
         """
 
     @abstractmethod
     def create(self, key: str) -> Writer:
-        """Return a writer of a new object."""
+        """Return a writer of a new object of any size."""
 
     @abstractmethod
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
@@ -111,16 +154,23 @@ class Backend(ABC):
     def delete(self, key: str) -> bool:
         """Delete an object, and return whether there was one."""
 
+    @abstractmethod
+    def sweep_temporaries(self, older_than: float) -> int:
+        """Delete what dead writers left unfinished, and return how many objects that were.
+
+        Args:
+            older_than: The age in seconds above which something is left behind.
+        """
+
 
 def check_key(key: str) -> str:
     """Return a key that every backend can hold.
 
     Raises:
-        InvalidNameError: It is empty, absolute, or leaves the store.
+        InvalidNameError: It is no relative path of plain parts, or is kept for the backend.
     """
-    parts = key.split("/")
-    if any(part in {"", ".", ".."} or "\\" in part or "\0" in part for part in parts):
-        raise InvalidNameError(f"{key!r} is not an object key.")
+    if len(key) > MAX_KEY or _KEY.fullmatch(key) is None or key.partition("/")[0] == _TEMPORARY:
+        raise InvalidNameError(f"{key[:MAX_KEY]!r} is not an object key.")
     return key
 
 
@@ -132,7 +182,7 @@ def open_backend(url: str) -> Backend:
         HomeError: The folder cannot carry a store.
     """
     parts = urlsplit(url)
-    if parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path:
+    if parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.startswith("/"):
         return FileBackend(Path(unquote(parts.path)))
     if parts.scheme == "memory":
         return MemoryBackend.named(parts.netloc)
@@ -154,7 +204,11 @@ def check_file_system(folder: Path) -> None:
 
 
 class FileBackend(Backend):
-    """Objects as files under one folder of a local disk."""
+    """Objects as files under one folder of a local disk.
+
+    After a failed fsync nobody knows what the disk holds, so that this instance writes
+    nothing more; it still reads.
+    """
 
     def __init__(self, root: Path) -> None:
         """Open the folder, making it when it is not there.
@@ -164,166 +218,260 @@ class FileBackend(Backend):
         """
         self.root = root.absolute()
         self.url = self.root.as_uri()
-        self._temporary = self.root / "tmp"
-        try:
-            self._temporary.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError as error:
-            raise HomeError(f"the store {self.root} cannot be made: {_why(error)}.") from error
+        self._temporary = self.root / _TEMPORARY
+        self._durable: set[Path] = set()
+        self._failed: str | None = None
         check_file_system(self.root)
+        try:
+            self._make_folder(self._temporary)
+        except OSError as error:
+            raise HomeError(f"the store {self.root} cannot be made: {explain(error)}.") from error
 
     def put(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
         """Write an object, and return whether it was written."""
         path = self._path(key)
-        if if_absent and path.exists():
+        if if_absent and _plain_file(path) is not None:
+            self._settle(path)
             return False
-        writer = _FileWriter(self, key, exclusive=if_absent)
-        with writer:
+        with _FileWriter(self, key) as writer:
             writer.write(data)
-            writer.commit()
-        return writer.written
+            return writer.place(replace=not if_absent)
 
     def create(self, key: str) -> Writer:
         """Return a writer of a new object."""
-        return _FileWriter(self, key, exclusive=False)
+        return _FileWriter(self, key)
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         """Return an object's bytes, or a range of them."""
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
-            with self._path(key).open("rb", buffering=0) as file:
-                if length is None:
-                    length = max(os.fstat(file.fileno()).st_size - start, 0)
-                file.seek(start)
-                return _read_fully(file.fileno(), length)
-        except FileNotFoundError:
-            raise MissingObjectError(key) from None
+            file = os.open(self._path(key), flags)
+            try:
+                found = os.fstat(file)
+                if not stat.S_ISREG(found.st_mode):
+                    raise MissingObjectError(key)
+                # The file's size bounds what is allocated, whatever a damaged index asks for.
+                left = max(found.st_size - start, 0)
+                return _read_fully(file, start, left if length is None else min(left, length))
+            finally:
+                os.close(file)
         except OSError as error:
-            raise StoreError(f"the object {key!r} cannot be read: {_why(error)}.") from error
+            raise _unreadable(key, error) from error
 
     def size(self, key: str) -> int | None:
         """Return an object's length in bytes, or None when there is none."""
         try:
-            return self._path(key).stat().st_size
-        except FileNotFoundError:
-            return None
+            found = _plain_file(self._path(key))
         except OSError as error:
-            raise StoreError(f"the object {key!r} cannot be looked at: {_why(error)}.") from error
+            raise _unreadable(key, error) from error
+        return None if found is None else found.st_size
 
     def age(self, key: str) -> float:
         """Return the seconds since an object was written."""
         try:
-            return max(time.time() - self._path(key).stat().st_mtime, 0.0)
-        except FileNotFoundError:
-            raise MissingObjectError(key) from None
+            found = _plain_file(self._path(key))
+        except OSError as error:
+            raise _unreadable(key, error) from error
+        if found is None:
+            raise MissingObjectError(key)
+        return max(time.time() - found.st_mtime, 0.0)
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         """Yield the keys that begin with a prefix, in order."""
-        folder = self.root / prefix.rpartition("/")[0]
-        found = []
-        for parent, folders, names in os.walk(folder):
-            place = Path(parent)
-            if place == self.root and "tmp" in folders:
-                folders.remove("tmp")
-            found += [(place / name).relative_to(self.root).as_posix() for name in names]
-        yield from sorted(key for key in found if key.startswith(prefix))
+        folder, slash, _ = prefix.rpartition("/")
+        if not slash or _KEY.fullmatch(folder):
+            yield from self._walk(folder + slash, prefix)
 
     def delete(self, key: str) -> bool:
         """Delete an object, and return whether there was one."""
         path = self._path(key)
         try:
+            if _plain_file(path) is None:
+                return False
             path.unlink()
-            sync_folder(path.parent)
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise StoreError(f"the object {key!r} cannot be deleted: {_why(error)}.") from error
+            raise StoreError(f"the object {path} cannot be deleted: {explain(error)}.") from error
+        self._settle(path)
         return True
 
     def sweep_temporaries(self, older_than: float) -> int:
-        """Delete what dead writers left behind, and return how many files that were."""
+        """Delete temporary files whose writers are gone."""
         swept = 0
         for path in self._temporary.iterdir():
-            try:
-                if time.time() - path.stat().st_mtime > older_than:
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.lstat().st_mtime >= older_than and _is_left(path):
                     path.unlink()
                     swept += 1
-            except FileNotFoundError:
-                continue
         return swept
+
+    # For the writers
+
+    def check_sound(self) -> None:
+        """Refuse to write after a failed fsync.
+
+        Raises:
+            StoreError: An fsync of this instance has failed.
+        """
+        if self._failed is not None:
+            raise StoreError(
+                f"the store {self.root} takes no more writes, since {self._failed}; "
+                "check the disk, then start the process again."
+            )
+
+    def sync_file(self, file: int, what: str) -> None:
+        """Make an open file's content durable, or never write again."""
+        self.check_sound()
+        try:
+            _sync(file)
+        except OSError as error:
+            # The kernel may drop the pages and forget the error, so that a second fsync
+            # would succeed over lost data. A full disk loses only what was just written,
+            # and that is discarded.
+            if error.errno not in _FULL:
+                self._failed = f"an fsync of {what} failed ({error.strerror})"
+            raise
+
+    def sync_folder(self, folder: Path) -> None:
+        """Make the entries of a folder durable, or never write again."""
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self.sync_file(handle, str(folder))
+        finally:
+            os.close(handle)
+
+    def make_parents(self, path: Path) -> None:
+        """Make the folders above a path, durable from the root down."""
+        self._make_folder(path.parent)
+
+    def temporary(self) -> tuple[int, Path]:
+        """Return a new temporary file, open and locked, and its path."""
+        path = self._temporary / secrets.token_hex(16)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        file = os.open(path, flags, 0o600)
+        # The lock tells a sweep that the writer lives, however long it sleeps.
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return file, path
 
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
 
-    def make_parents(self, path: Path) -> None:
-        """Make the folders above a path, each durable in its parent."""
-        missing = []
-        parent = path.parent
-        while not parent.is_dir():
-            missing.append(parent)
-            parent = parent.parent
-        for folder in reversed(missing):
-            folder.mkdir(exist_ok=True, mode=0o700)
-            sync_folder(folder.parent)
+    def _settle(self, path: Path) -> None:
+        """Make an object durable that another writer may only just have placed."""
+        try:
+            self.make_parents(path)
+            self.sync_folder(path.parent)
+        except OSError as error:
+            raise _unstored(path, error) from error
 
-    def temporary(self) -> Path:
-        """Return the path of a new temporary file."""
-        return self._temporary / secrets.token_hex(16)
+    def _make_folder(self, folder: Path) -> None:
+        # A folder that another process made a moment ago is there and may not be durable,
+        # so that each instance syncs the way to each folder once.
+        if folder in self._durable:
+            return
+        if folder.is_relative_to(self.root) or not folder.is_dir():
+            self._make_folder(folder.parent)
+        else:
+            return
+        there = folder.is_dir()
+        folder.mkdir(mode=0o700, exist_ok=True)
+        # What is above the root may be another's, and not ours to open.
+        if not there or os.access(folder.parent, os.R_OK):
+            self.sync_folder(folder.parent)
+        self._durable.add(folder)
+
+    def _walk(self, base: str, prefix: str) -> Iterator[str]:
+        names = []
+        try:
+            with os.scandir(self.root / base) as entries:
+                for entry in entries:
+                    inner = entry.is_dir(follow_symlinks=False)
+                    # A folder sorts with its slash, as the keys in it do.
+                    name = f"{base}{entry.name}{'/' if inner else ''}"
+                    if (
+                        (name.startswith(prefix) or (inner and prefix.startswith(name)))
+                        and _KEY.fullmatch(entry.name)
+                        and name != f"{_TEMPORARY}/"
+                        and (inner or entry.is_file(follow_symlinks=False))
+                    ):
+                        names.append(name)
+        except OSError as error:
+            if error.errno in _ABSENT:
+                return
+            raise StoreError(f"the store cannot be listed: {explain(error)}.") from error
+        for name in sorted(names):
+            if name.endswith("/"):
+                yield from self._walk(name, prefix)
+            else:
+                yield name
 
 
 class _FileWriter(Writer):
-    def __init__(self, backend: FileBackend, key: str, *, exclusive: bool) -> None:
+    def __init__(self, backend: FileBackend, key: str) -> None:
         self._backend = backend
         self._key = key
         self._target = backend.root / check_key(key)
-        self._exclusive = exclusive
-        self._temporary = backend.temporary()
-        self.written = False
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._open = False
+        self._written = self._hinted = 0
+        backend.check_sound()
         try:
-            self._file: int | None = os.open(self._temporary, flags, 0o600)
+            self._file, self._temporary = backend.temporary()
         except OSError as error:
-            raise self._failure(error) from error
+            raise _unstored(self._target, error) from error
+        self._open = True
 
     def write(self, data: bytes | memoryview) -> None:
-        if self._file is None:
-            raise StoreError(f"the object {self._key!r} is already closed.")
+        self._check_open()
         view = memoryview(data).cast("B")
         try:
             while view:
-                view = view[os.write(self._file, view) :]
+                count = os.write(self._file, view)
+                self._written += count
+                view = view[count:]
         except OSError as error:
-            raise self._failure(error) from error
+            self.abort()
+            raise _unstored(self._target, error) from error
+        if self._written - self._hinted >= _WRITEBACK:
+            begin_writeback(self._file, self._hinted, self._written - self._hinted)
+            self._hinted = self._written
 
     def commit(self) -> None:
-        if self._file is None:
-            raise StoreError(f"the object {self._key!r} is already closed.")
+        if not self.place(replace=False):
+            raise StoreError(f"the object {self._key!r} is there already; it is not replaced.")
+
+    def place(self, *, replace: bool) -> bool:
+        """Make the object durable under its key, and return whether it was placed there."""
+        self._check_open()
+        placed = True
         try:
-            # After a failed fsync the kernel may drop the pages and forget the error, so
-            # it is never tried again: the temporary is discarded with what it held.
-            os.fsync(self._file)
-            os.close(self._file)
-            self._file = None
+            self._backend.sync_file(self._file, self._key)
             self._backend.make_parents(self._target)
-            self.written = True
-            if self._exclusive:
-                try:
-                    os.link(self._temporary, self._target)
-                except FileExistsError:
-                    self.written = False
-                self._temporary.unlink()
-            else:
+            if replace:
                 self._temporary.rename(self._target)
-            sync_folder(self._target.parent)
+            else:
+                try:
+                    os.link(self._temporary, self._target, follow_symlinks=False)
+                except FileExistsError:
+                    placed = False
+            self._backend.sync_folder(self._target.parent)
         except OSError as error:
-            raise self._failure(error) from error
+            raise _unstored(self._target, error) from error
+        finally:
+            self.abort()
+        return placed
 
     def abort(self) -> None:
-        if self._file is not None:
+        if self._open:
+            self._open = False
+            with contextlib.suppress(OSError):
+                self._temporary.unlink()
             os.close(self._file)
-            self._file = None
-        self._temporary.unlink(missing_ok=True)
 
-    def _failure(self, error: OSError) -> StoreError:
-        return StoreError(f"the object {self._key!r} could not be stored: {_why(error)}.")
+    def _check_open(self) -> None:
+        if not self._open:
+            raise StoreError(f"the object {self._key!r} is already closed.")
 
 
 class MemoryBackend(Backend):
@@ -357,23 +505,17 @@ class MemoryBackend(Backend):
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         """Return an object's bytes, or a range of them."""
-        with self._lock:
-            if key not in self._objects:
-                raise MissingObjectError(key)
-            data = self._objects[key][0]
+        data, _ = self._find(key)
         return data[start:] if length is None else data[start : start + length]
 
     def size(self, key: str) -> int | None:
         """Return an object's length in bytes, or None when there is none."""
-        with self._lock:
-            return len(self._objects[key][0]) if key in self._objects else None
+        found = self._objects.get(check_key(key))
+        return None if found is None else len(found[0])
 
     def age(self, key: str) -> float:
         """Return the seconds since an object was written."""
-        with self._lock:
-            if key not in self._objects:
-                raise MissingObjectError(key)
-            return time.monotonic() - self._objects[key][1]
+        return time.monotonic() - self._find(key)[1]
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         """Yield the keys that begin with a prefix, in order."""
@@ -384,7 +526,17 @@ class MemoryBackend(Backend):
     def delete(self, key: str) -> bool:
         """Delete an object, and return whether there was one."""
         with self._lock:
-            return self._objects.pop(key, None) is not None
+            return self._objects.pop(check_key(key), None) is not None
+
+    def sweep_temporaries(self, older_than: float) -> int:  # noqa: ARG002
+        """Return 0, for what is unfinished goes with its writer."""
+        return 0
+
+    def _find(self, key: str) -> tuple[bytes, float]:
+        found = self._objects.get(check_key(key))
+        if found is None:
+            raise MissingObjectError(key)
+        return found
 
 
 class _MemoryWriter(Writer):
@@ -401,8 +553,9 @@ class _MemoryWriter(Writer):
     def commit(self) -> None:
         if self._data is None:
             raise StoreError(f"the object {self._key!r} is already closed.")
-        self._backend.put(self._key, bytes(self._data))
-        self._data = None
+        data, self._data = bytes(self._data), None
+        if not self._backend.put(self._key, data, if_absent=True):
+            raise StoreError(f"the object {self._key!r} is there already; it is not replaced.")
 
     def abort(self) -> None:
         self._data = None
@@ -412,44 +565,97 @@ def sync_folder(folder: Path) -> None:
     """Make the entries of a folder durable."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(handle)
+        _sync(handle)
     finally:
         os.close(handle)
 
 
-def _read_fully(file: int, length: int) -> bytes:
-    data = os.read(file, length) if length else b""
+def begin_writeback(file: int, start: int, length: int) -> None:
+    """Let the kernel begin to store written bytes, so that the fsync finds less to do."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(file, start, length, os.POSIX_FADV_DONTNEED)
+
+
+def explain(error: OSError) -> str:
+    """Return why the system refused to write, as the end of a sentence."""
+    if error.errno in _FULL:
+        return "the disk is full; free some space and try again"
+    if error.errno in _READ_ONLY:
+        return "it may not be written; check the permissions or choose another home"
+    return error.strerror or str(error)
+
+
+def _sync(file: int) -> None:
+    if sys.platform == "darwin":
+        fcntl.fcntl(file, fcntl.F_FULLFSYNC)
+    else:
+        os.fsync(file)
+
+
+def _plain_file(path: Path) -> os.stat_result | None:
+    try:
+        found = path.lstat()
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return None
+        raise
+    return found if stat.S_ISREG(found.st_mode) else None
+
+
+def _unreadable(key: str, error: OSError) -> StoreError:
+    if isinstance(error, StoreError):
+        return error
+    if error.errno in _ABSENT:
+        return MissingObjectError(key)
+    return StoreError(f"the object {key!r} cannot be read: {error.strerror or error}.")
+
+
+def _unstored(path: Path, error: OSError) -> StoreError:
+    if isinstance(error, StoreError):
+        return error
+    return StoreError(f"the object {path} could not be stored: {explain(error)}.")
+
+
+def _is_left(path: Path) -> bool:
+    """Return whether no writer holds the lock of a temporary file."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(file)
+    return True
+
+
+def _read_fully(file: int, start: int, length: int) -> bytes:
+    data = os.pread(file, length, start)
     if len(data) == length:
         return data
     # One read returns at most 2 GiB, and less at the end of the file.
-    pieces = [data]
-    left = length - len(data)
-    while left and (data := os.read(file, left)):
+    pieces, missing = [data], length - len(data)
+    while missing and (data := os.pread(file, missing, start + length - missing)):
         pieces.append(data)
-        left -= len(data)
+        missing -= len(data)
     return b"".join(pieces)
 
 
 def _file_system(folder: Path) -> str:
     """Return the type of the file system that a folder is on, or nothing where that is hidden."""
     try:
-        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace")
+        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
         return ""
     place = folder.resolve()
     best, kind = -1, ""
     for line in mounts.splitlines():
         fields = line.split(" ")
-        point = Path(fields[1].replace("\\040", " "))
+        # Blanks and backslashes stand in the table as octal numbers.
+        point = Path(re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), fields[1]))
         if place.is_relative_to(point) and len(point.parts) >= best:
             best, kind = len(point.parts), fields[2]
     return kind
-
-
-def _why(error: OSError) -> str:
-    place = f" ({error.filename})" if error.filename else ""
-    if error.errno in _FULL:
-        return f"the disk is full{place}; free some space and try again"
-    if error.errno in _READ_ONLY:
-        return f"it may not be written{place}; check the permissions or choose another home"
-    return f"{error.strerror or error}{place}"

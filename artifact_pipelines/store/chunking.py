@@ -5,20 +5,23 @@ grows moves every tensor, and every tensor's bytes stay one chunk. Any other fil
 into windows.
 """
 
-import json
-import struct
-from collections.abc import Callable, Iterator
+import re
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 MIB = 1024 * 1024
 MIN_OWN = 1 * MIB
 """A tensor below this size shares a chunk with its neighbours."""
 MAX_CHUNK = 64 * MIB
 """No chunk is larger, so memory stays bounded."""
-MAX_HEADER = 100 * 1000 * 1000
-"""The largest header that the safetensors format allows."""
+MAX_HEADER = 16 * MIB
+"""A longer header is not read; the file is cut like any other."""
+MAX_TENSORS = 1 << 17
 
-_PREFIX = struct.Struct("<Q")
+_PREFIX = 8  # bytes that hold the header's length
+_OFFSETS = re.compile(rb'"data_offsets"\s*:\s*\[\s*(\d{1,18})\s*,\s*(\d{1,18})\s*\]')
 
 Read = Callable[[int, int], bytes]
 """Return bytes of a file: offset, length."""
@@ -38,21 +41,18 @@ class Cut:
 
 
 def cuts(read: Read, size: int) -> Iterator[Cut]:
-    """Yield the cuts of a file: in order, without gaps, none above the largest chunk."""
-    spans = _tensor_spans(read, size)
-    if spans is None:
+    """Yield the cuts of a file: in order, without gaps, none above the largest chunk.
+
+    The content says what a file is, not its name. A header that lies costs some
+    deduplication and nothing else, since any cuts that cover the file are right.
+    """
+    start, boundaries = _tensors(read, size)
+    if not boundaries:
         yield from _windows(0, size)
         return
-    shared_from = end = 0
-    for start, stop in spans:
-        if stop - start >= MIN_OWN or start - shared_from >= MIN_OWN:
-            yield from _windows(shared_from, start)
-            shared_from = start
-        if stop - start >= MIN_OWN:
-            yield from _windows(start, stop)
-            shared_from = stop
-        end = stop
-    yield from _windows(shared_from, max(end, size))
+    # The header is a small neighbour too. As a chunk of its own it would be the same for all
+    # checkpoints of a run, and a few bytes would keep the first one's pack alive.
+    yield from _grouped([0, start, *boundaries, size])
 
 
 def _windows(start: int, stop: int) -> Iterator[Cut]:
@@ -60,32 +60,35 @@ def _windows(start: int, stop: int) -> Iterator[Cut]:
         yield Cut(offset, min(MAX_CHUNK, stop - offset))
 
 
-def _tensor_spans(read: Read, size: int) -> list[tuple[int, int]] | None:
-    """Return the bytes of the header and of each tensor, or None for any other file.
+def _grouped(boundaries: Sequence[int]) -> Iterator[Cut]:
+    """Yield the cuts between sorted boundaries, small neighbours as one."""
+    shared_from = boundaries[0]
+    for start, stop in pairwise(boundaries):
+        if stop - start >= MIN_OWN:
+            yield from _windows(shared_from, start)
+            yield from _windows(start, stop)
+            shared_from = stop
+        elif stop - shared_from >= MIN_OWN:
+            yield from _windows(shared_from, stop)
+            shared_from = stop
+    yield from _windows(shared_from, boundaries[-1])
 
-    A header that does not describe exactly the bytes behind it is no header: the file
-    is then cut like any other, for it is not the store's business to refuse it.
+
+def _tensors(read: Read, size: int) -> tuple[int, list[int]]:
+    """Return where a safetensors file's tensors begin, and where each one begins and ends.
+
+    The header is searched and not parsed, so that a hostile one takes no more memory than
+    its own bytes and a limited number of offsets.
     """
-    if size < _PREFIX.size:
-        return None
-    length = _PREFIX.unpack(read(0, _PREFIX.size))[0]
-    base = _PREFIX.size + length
-    if not 0 < length <= min(MAX_HEADER, size - _PREFIX.size) or read(_PREFIX.size, 1) != b"{":
-        return None
-    try:
-        header = json.loads(read(_PREFIX.size, length))
-        found = sorted(
-            (base + int(tensor["data_offsets"][0]), base + int(tensor["data_offsets"][1]))
-            for name, tensor in header.items()
-            if name != "__metadata__"
-        )
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
-        return None
-    spans, position = [(0, base)], base
-    for start, stop in found:
-        if start != position or stop < start:
-            return None
-        if stop > start:
-            spans.append((start, stop))
-        position = stop
-    return spans if position == size else None
+    if size <= _PREFIX:
+        return 0, []
+    length = int.from_bytes(read(0, _PREFIX), "little")
+    start = _PREFIX + length
+    if length > MAX_HEADER or start >= size or read(_PREFIX, 1) != b"{":
+        return 0, []
+    offsets = array("Q")
+    for found in _OFFSETS.finditer(read(_PREFIX, length)):
+        offsets.extend((int(found[1]), int(found[2])))
+        if len(offsets) > 2 * MAX_TENSORS:
+            return 0, []
+    return start, sorted(start + offset for offset in offsets if offset < size - start)

@@ -10,23 +10,27 @@ A pack is written once under a random id that is never used again. Its footer al
 rebuilds the index.
 """
 
+import re
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 from blake3 import blake3
 
 from artifact_pipelines.domain import digest
-from artifact_pipelines.errors import InvalidFormatError
+from artifact_pipelines.errors import CorruptPackError, InvalidFormatError
 from artifact_pipelines.store.backend import Backend
 
 MAGIC = b"APPACK\x00\x01"
 FORMAT = "artifact-pipelines/pack/v1"
 MAX_PACK = 256 * 1024 * 1024
 """A session seals a pack at about this size and begins another."""
+MAX_FOOTER = 64 * 1024 * 1024
+"""A longer footer is not read."""
 RAW = "raw"
 
 _TRAILER = struct.Struct("<32sQ8s")
-_ENTRY_FIELDS = 7
+_CHUNK_KEY = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,13 @@ def chunk_key(data: bytes | memoryview) -> str:
 
 
 class PackWriter:
-    """A pack that is being written."""
+    """A pack that is being written; it exists once it is sealed.
+
+    Attributes:
+        pack: Its id.
+        size: Its bytes so far.
+        chunks: Its chunks so far, in their order.
+    """
 
     def __init__(self, backend: Backend, pack: str) -> None:
         """Begin a pack under an id that was never used."""
@@ -107,34 +117,62 @@ class PackWriter:
 
 
 def read_footer(backend: Backend, pack: str) -> dict[str, Location]:
-    """Return where the chunks of a pack are, by key.
+    """Return where the chunks of a pack are, by key and in their order.
 
     Raises:
         MissingObjectError: The store has no such pack.
-        InvalidFormatError: The object is no whole pack of that id.
+        CorruptPackError: The object is no whole pack of that id.
     """
     key = object_key(pack)
-    size = backend.size(key)
-    trailer = backend.get(key, max((size or 0) - _TRAILER.size, 0))
-    whole = size is not None and size >= len(MAGIC) + _TRAILER.size
-    if size is None or not whole or backend.get(key, 0, len(MAGIC)) != MAGIC:
-        raise InvalidFormatError(f"pack {pack} does not begin like a pack.")
-    checksum, length, magic = _TRAILER.unpack(trailer)
+    size = backend.size(key) or 0
+    head = backend.get(key, 0, len(MAGIC))
+    if size < len(MAGIC) + _TRAILER.size or head != MAGIC:
+        raise CorruptPackError(pack, "it does not begin like a pack")
+    trailer = backend.get(key, size - _TRAILER.size, _TRAILER.size)
+    if len(trailer) != _TRAILER.size or not trailer.endswith(MAGIC):
+        raise CorruptPackError(pack, "it does not end like a pack")
+    checksum, length, _ = _TRAILER.unpack(trailer)
     start = size - _TRAILER.size - length
-    if magic != MAGIC or start < len(MAGIC):
-        raise InvalidFormatError(f"pack {pack} does not end like a pack.")
+    if start < len(MAGIC) or length > MAX_FOOTER:
+        raise CorruptPackError(pack, f"its footer claims {length} bytes")
     footer = backend.get(key, start, length)
     if blake3(footer).digest() != checksum:
-        raise InvalidFormatError(f"the footer of pack {pack} is damaged.")
-    found = digest.parse(footer)
+        raise CorruptPackError(pack, "its footer does not match its digest")
+    return _decoded(pack, footer, start)
+
+
+def _decoded(pack: str, footer: bytes, end: int) -> dict[str, Location]:
+    """Return what a footer says, when its chunks fill the pack up to the footer."""
+    try:
+        found = digest.parse(footer)
+    except InvalidFormatError as error:
+        raise CorruptPackError(pack, "its footer is not the JSON of a footer") from error
     if found.get("format") != FORMAT or found.get("pack") != pack:
-        raise InvalidFormatError(f"the footer of pack {pack} is of another pack or format.")
-    chunks = {}
-    for entry in found["chunks"]:
-        if len(entry) != _ENTRY_FIELDS:
-            raise InvalidFormatError(f"the footer of pack {pack} has a malformed entry.")
-        name, offset, stored, raw, codec, base, key_id = entry
-        if offset < len(MAGIC) or stored < 0 or offset + stored > start:
-            raise InvalidFormatError(f"the footer of pack {pack} points outside the pack.")
-        chunks[str(name)] = Location(pack, offset, stored, raw, codec, base, key_id)
+        raise CorruptPackError(pack, "its footer is of another pack or format")
+    entries = found.get("chunks")
+    if not isinstance(entries, list):
+        raise CorruptPackError(pack, "its footer lists no chunks")
+    chunks: dict[str, Location] = {}
+    position = len(MAGIC)
+    for entry in entries:
+        match entry:
+            case [str(key), offset, stored, length, str(codec), base, key_id] if (
+                _CHUNK_KEY.fullmatch(key)
+                and key not in chunks
+                and all(map(_is_count, (offset, stored, length)))
+                and all(name is None or isinstance(name, str) for name in (base, key_id))
+            ):
+                location = Location(pack, offset, stored, length, codec, base, key_id)
+            case _:
+                raise CorruptPackError(pack, "its footer has a malformed entry")
+        if location.offset != position:
+            raise CorruptPackError(pack, f"its footer leaves a gap or overlap at {position}")
+        position += location.stored
+        chunks[key] = location
+    if position != end:
+        raise CorruptPackError(pack, "its footer does not account for all of its bytes")
     return chunks
+
+
+def _is_count(value: Any) -> bool:  # noqa: ANN401  a value of a damaged or hostile footer
+    return type(value) is int and value >= 0
