@@ -328,8 +328,8 @@ class _Machine:
 
     def instance(self, pair: object) -> None:
         """Import a class and create an object with a group as arguments."""
-        arguments = tuple(self._group())
-        self._call(self._import(*_texts(pair)), arguments)
+        asked = self._import(*_texts(pair))
+        self._call(asked, tuple(self._group()))
 
     def object_of_group(self, _: object) -> None:
         """Create an object of the class that a group begins with."""
@@ -347,7 +347,13 @@ class _Machine:
         elif isinstance(target, _Outside):
             self.seen.refuse("changes an object outside of itself")
         elif not isinstance(target, _Made):
-            raise _BrokenError("it sets the state of a plain value")
+            # Loaders walk past it where the state is empty.
+            self.seen.refusals["sets the state of a plain value"] = None
+
+    def freeze(self, _: object) -> None:
+        """Make the buffer on top one that cannot be written."""
+        self._top()
+        self.seen.refusals["uses buffers outside of itself"] = None
 
     def nothing(self, _: object) -> None:
         """Do nothing."""
@@ -367,8 +373,9 @@ class _Machine:
     def _call(self, callee: object, arguments: object) -> None:
         if not isinstance(callee, _CALLABLE):
             raise _BrokenError("it calls a plain value")
-        if not isinstance(arguments, tuple | _Made | _Outside):
-            raise _BrokenError("it calls without a tuple of arguments")
+        # The loader in C takes a tuple only; the one in Python takes whatever can be iterated.
+        if isinstance(arguments, int | _Import):
+            raise _BrokenError("it calls without arguments")
         if not isinstance(callee, _Import):
             raise _RefusedError("calls an object that it made")
         self.seen.calls[callee.name] = None
@@ -382,7 +389,8 @@ class _Machine:
         if isinstance(target, _Import | _Outside):
             self.seen.refuse("changes a thing that it does not hold")
         elif not isinstance(target, _FILLABLE):
-            raise _BrokenError("it fills a plain value")
+            # Loaders walk past it where there is nothing to fill in.
+            self.seen.refusals["fills a plain value"] = None
 
     def _pop(self) -> object:
         if not self._stack:
@@ -522,6 +530,7 @@ _HANDLERS: Final[Mapping[str, Callable[[_Machine, Any], None]]] = {
     "OBJ": _Machine.object_of_group,
     "NEWOBJ_EX": _Machine.new_with_keywords,
     "BUILD": _Machine.build,
+    "READONLY_BUFFER": _Machine.freeze,
     "PROTO": _Machine.protocol,
     "FRAME": _Machine.nothing,
 }
