@@ -55,7 +55,7 @@ def show_log(
         return
     show_table(
         "Ledger",
-        ("#leaf", "when", "who", "what", "to"),
+        ("#leaf", "=when", "who", "=what", "to"),
         [
             (event.seq, moment(event.time), event.actor, event.action, _subject(event.subject))
             for event in events

@@ -205,7 +205,7 @@ def _show_plan(plan: shapes.Shape, *, as_json: bool) -> None:
     items, totals = plan["items"], plan["totals"]
     show_table(
         f"Plan {short(str(plan['plan']))} for {plan['project']} ({plan['state']})",
-        ("artifact", "becomes", "#size", "because"),
+        ("=artifact", "=becomes", "#size", "because"),
         [
             (
                 item["reference"],

@@ -27,14 +27,14 @@ def show_json(value: Mapping[str, Any]) -> None:
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows under a title; a column whose name begins with `#` holds numbers."""
+    """Print rows under a title; `#` before a column's name is for numbers, `=` for whole words."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for column in columns:
         number = column.startswith("#")
         table.add_column(
-            column.removeprefix("#"),
+            column.lstrip("#="),
             justify="right" if number else "left",
-            no_wrap=number,
+            no_wrap=column[0] in "#=",
             overflow="fold",
             header_style="dim",
         )
@@ -118,8 +118,7 @@ def moment(text: str) -> str:
 def figures(metrics: Mapping[str, float], most: int = 3) -> str:
     """Return a few metrics in one line."""
     shown = [f"{name} {value:.4g}" for name, value in sorted(metrics.items())[:most]]
-    rest = len(metrics) - len(shown)
-    return ", ".join(shown) + (f", {rest} more" if rest else "")
+    return ", ".join(shown) + (" …" if len(metrics) > most else "")
 
 
 def printable(text: str) -> str:

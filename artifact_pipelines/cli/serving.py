@@ -53,7 +53,7 @@ def list_models(project: training.Project = None, *, as_json: Json = False) -> N
         return
     show_table(
         "Models",
-        ("model", "gates", "stages", "made from", "metrics", "#size"),
+        ("=model", "gates", "stages", "=made from", "metrics", "=state"),
         [
             (
                 row["reference"],
@@ -61,7 +61,7 @@ def list_models(project: training.Project = None, *, as_json: Json = False) -> N
                 ", ".join(row["stages"]),
                 row["checkpoint"],
                 figures(row["metrics"], 1),
-                size(row["size_bytes"]),
+                "recalled" if row["recalled"] else row["state"],
             )
             for row in rows
         ],
@@ -118,7 +118,7 @@ def show_model(reference: Model, *, as_json: Json = False) -> None:
     )
     show_table(
         "Gates",
-        ("gate", "verdict", "because"),
+        ("=gate", "=verdict", "because"),
         [
             (one.gate, "passed" if one.passed else "FAILED", "; ".join(one.reasons))
             for one in verdicts
@@ -268,7 +268,7 @@ def show_history(
         return
     show_table(
         f"{project}@{stage}",
-        ("since", "model", "by", "who", "policy", "#leaf"),
+        ("=since", "=model", "=by", "who", "=policy", "#leaf"),
         [
             (
                 moment(found.time),

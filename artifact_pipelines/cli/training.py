@@ -23,9 +23,11 @@ from artifact_pipelines.cli.output import (
 from artifact_pipelines.errors import ConflictError, SourceError, UnknownArtifactError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from artifact_pipelines.domain.record import Input
     from artifact_pipelines.registry import Registry
-    from artifact_pipelines.registry.reading import Artifact
+    from artifact_pipelines.registry.reading import Artifact, LineageEdge
 
 runs = typer.Typer(help="Training runs.", no_args_is_help=True)
 checkpoints = typer.Typer(help="What training runs saved.", no_args_is_help=True)
@@ -55,14 +57,14 @@ def list_runs(project: Project = None, *, as_json: Json = False) -> None:
         return
     show_table(
         "Training runs",
-        ("run", "state", "#checkpoints", "#step", "last metrics", "begun"),
+        ("=run", "=state", "#saved", "#step", "last metrics", "=begun"),
         [
             (
                 view.artifact.reference,
                 view.state,
                 len(view.checkpoints),
                 view.checkpoints[-1].step if view.checkpoints else "",
-                figures(view.checkpoints[-1].metrics, 2) if view.checkpoints else "",
+                figures(view.checkpoints[-1].metrics, 1) if view.checkpoints else "",
                 moment(view.artifact.published)[:16],
             )
             for view in found
@@ -222,7 +224,7 @@ def list_datasets(project: Project = None, *, as_json: Json = False) -> None:
         return
     show_table(
         "Datasets",
-        ("dataset", "#rows", "#size", "content", "registered"),
+        ("=dataset", "#rows", "#size", "=content", "registered"),
         [
             (
                 one.reference,
@@ -268,15 +270,10 @@ def show_lineage(
     )
     show_table(
         title if start.state == "live" else f"{title} (its bytes are {start.state})",
-        ("artifact", "as", "of", "state"),
+        ("#depth", "=artifact", "as", "of", "=state"),
         [
-            (
-                "  " * (edge.depth - 1) + (edge.child if down else edge.parent).reference,
-                edge.role if edge.kind == "observed" else f"{edge.role} ({edge.kind})",
-                (edge.parent if down else edge.child).reference,
-                (edge.child if down else edge.parent).state,
-            )
-            for edge in edges
+            (edge.depth, far.reference, _role(edge), near.reference, far.state)
+            for edge, far, near in _once(edges, down=down)
         ],
     )
 
@@ -330,12 +327,28 @@ def _show(reference: str, *, as_json: bool) -> None:
 def _show_checkpoints(title: str, found: "list[Artifact] | tuple[Artifact, ...]") -> None:
     show_table(
         title,
-        ("checkpoint", "#size", "metrics", "content", "state"),
+        ("=checkpoint", "#size", "metrics", "=content", "=state"),
         [
-            (one.reference, size(one.size), figures(one.metrics, 2), short(one.content), one.state)
+            (one.reference, size(one.size), figures(one.metrics, 1), short(one.content), one.state)
             for one in found
         ],
     )
+
+
+def _once(
+    edges: "list[LineageEdge]", *, down: bool
+) -> "Iterator[tuple[LineageEdge, Artifact, Artifact]]":
+    """Yield each artifact of a lineage once, where it is nearest."""
+    seen = set()
+    for edge in edges:
+        far, near = (edge.child, edge.parent) if down else (edge.parent, edge.child)
+        if far.id not in seen:
+            seen.add(far.id)
+            yield edge, far, near
+
+
+def _role(edge: "LineageEdge") -> str:
+    return edge.role if edge.kind == "observed" else f"{edge.role} ({edge.kind})"
 
 
 def _say_empty(what: str) -> None:
