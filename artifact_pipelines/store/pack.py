@@ -18,13 +18,15 @@ from typing import Any
 from blake3 import blake3
 
 from artifact_pipelines.domain import digest
-from artifact_pipelines.errors import CorruptPackError, InvalidFormatError
+from artifact_pipelines.errors import CorruptPackError, InvalidFormatError, StoreError
 from artifact_pipelines.store.backend import Backend
 
 MAGIC = b"APPACK\x00\x01"
 FORMAT = "artifact-pipelines/pack/v1"
 MAX_PACK = 256 * 1024 * 1024
 """A session seals a pack at about this size and begins another."""
+MAX_CHUNKS = 1 << 18
+"""A pack holds no more, so that its footer stays far below what is read."""
 MAX_FOOTER = 64 * 1024 * 1024
 """A longer footer is not read."""
 RAW = "raw"
@@ -83,10 +85,20 @@ class PackWriter:
         self._writer = backend.create(object_key(pack))
         self._writer.write(MAGIC)
 
+    def has_room(self, length: int) -> bool:
+        """Return whether a chunk of a length belongs here and not into another pack."""
+        return not self.chunks or (self.size + length <= MAX_PACK and len(self.chunks) < MAX_CHUNKS)
+
     def add(self, key: str, data: bytes | memoryview) -> Location:
-        """Append a chunk, once."""
+        """Append a chunk, once.
+
+        Raises:
+            StoreError: The pack has as many chunks as its footer can list.
+        """
         if key in self.chunks:
             return self.chunks[key]
+        if len(self.chunks) >= MAX_CHUNKS:
+            raise StoreError(f"pack {self.pack} is full: it has {MAX_CHUNKS} chunks.")
         location = Location(self.pack, self.size, len(data), len(data))
         self._writer.write(data)
         self.size += len(data)

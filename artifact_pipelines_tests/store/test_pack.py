@@ -12,7 +12,9 @@ from artifact_pipelines.errors import (
     CorruptPackError,
     InvalidFormatError,
     MissingObjectError,
+    StoreError,
 )
+from artifact_pipelines.store import pack as packing
 from artifact_pipelines.store.backend import MemoryBackend
 from artifact_pipelines.store.pack import (
     FORMAT,
@@ -233,3 +235,38 @@ def test_a_footer_is_not_read_beyond_its_pack(length: int) -> None:
     )
     with pytest.raises(CorruptPackError, match=f"claims {length} bytes"):
         read_footer(backend, PACK)
+
+
+def test_a_footer_that_is_too_long_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = packed(CHUNKS)
+    monkeypatch.setattr(packing, "MAX_FOOTER", 100)
+    with pytest.raises(CorruptPackError, match="its footer claims"):
+        read_footer(backend, PACK)
+
+
+def test_no_pack_gets_a_footer_that_is_too_long() -> None:
+    """The longest entry that has a base and a key, as often as a pack has room for it."""
+    longest = [KEY, packing.MAX_PACK, packing.MAX_PACK, packing.MAX_PACK, "raw", KEY, "k" * 16]
+    entry = len(json.dumps(longest, separators=(",", ":"))) + 1
+
+    assert entry * packing.MAX_CHUNKS + 200 < packing.MAX_FOOTER
+
+
+def test_a_full_pack_has_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "MAX_PACK", 20)
+    monkeypatch.setattr(packing, "MAX_CHUNKS", 3)
+    large = PackWriter(MemoryBackend(), PACK)
+
+    assert large.has_room(1000)
+    large.add(chunk_key(b"12345678"), b"12345678")
+    assert large.has_room(4)
+    assert not large.has_room(5)
+
+    many = PackWriter(MemoryBackend(), PACK)
+    for data in (b"1", b"2", b"3"):
+        assert many.has_room(1)
+        many.add(chunk_key(data), data)
+    assert not many.has_room(1)
+    with pytest.raises(StoreError, match="is full: it has 3 chunks"):
+        many.add(chunk_key(b"4"), b"4")
+    assert many.add(chunk_key(b"1"), b"1") == many.chunks[chunk_key(b"1")]
