@@ -9,18 +9,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from artifact_pipelines.catalog import ledger, tables
-from artifact_pipelines.catalog.catalog import Transaction
+from artifact_pipelines.catalog import tables
 from artifact_pipelines.domain import digest, naming
 from artifact_pipelines.domain.policy import PRODUCTION, Approvals, Policy
 from artifact_pipelines.domain.record import Kind
 from artifact_pipelines.domain.signing import PublicKey, SignedStatement, SigningKey
 from artifact_pipelines.domain.stage import (
-    ApprovalFact,
-    Decision,
-    PromotionCase,
-    VerdictFact,
-    decide_promotion,
     decide_rollback,
 )
 from artifact_pipelines.domain.verdict import Verdict
@@ -31,7 +25,8 @@ from artifact_pipelines.errors import (
     PromotionRefusedError,
     UnknownArtifactError,
 )
-from artifact_pipelines.registry import steps
+from artifact_pipelines.registry import deciding, steps
+from artifact_pipelines.registry.deciding import RegisteredKey
 from artifact_pipelines.registry.keys import OWNER, SERVICE
 from artifact_pipelines.registry.reading import Artifact
 from artifact_pipelines.registry.signing_off import Proof, SigningOff
@@ -120,16 +115,6 @@ class Move:
     policy: str
 
 
-@dataclass(frozen=True, slots=True)
-class RegisteredKey:
-    """A public key that the log knows."""
-
-    name: str
-    id: str
-    roles: tuple[str, ...]
-    public: str
-
-
 class Promoting(SigningOff):
     """The registry, as far as models move through stages."""
 
@@ -203,7 +188,7 @@ class Promoting(SigningOff):
 
     def key_list(self) -> list[RegisteredKey]:
         """Return the registered keys by name."""
-        return self.catalog.read(_keys)
+        return self.catalog.read(deciding.registered_keys)
 
     # Requests and approvals
 
@@ -249,7 +234,7 @@ class Promoting(SigningOff):
                 row.state,
                 tuple(
                     names[fact.key]
-                    for fact in self.catalog.read(_approvals, row.artifact)
+                    for fact in self.catalog.read(deciding.approvals_of, row.artifact)
                     if fact.stage == stage and not fact.used
                 ),
             )
@@ -315,7 +300,7 @@ class Promoting(SigningOff):
         what = f"{model.reference} may not be promoted to {stage}"
         policy = self.policy(model.project)
         ready = self._rollback_ready(current)
-        decision = self.catalog.read(_decide, model, stage, policy, pointer, ready)
+        decision = self.catalog.read(deciding.decide, model, stage, policy, pointer, ready)
         reasons = [*decision.reasons, *self._byte_reasons(model)]
         if reasons:
             raise PromotionRefusedError(what, reasons)
@@ -327,7 +312,7 @@ class Promoting(SigningOff):
         }
 
         def unchanged(conn: Connection) -> tuple[str, ...]:
-            again = _decide(conn, model, stage, policy, pointer, ready)
+            again = deciding.decide(conn, model, stage, policy, pointer, ready)
             if again == decision:
                 return ()
             return again.reasons or ("its verdicts or approvals changed meanwhile; try again",)
@@ -451,7 +436,7 @@ class Promoting(SigningOff):
         model = self._model(reference)
         pointer = self._pointer(model.project, stage)[1]
         policy = self.policy(model.project)
-        return self.catalog.read(_decide, model, stage, policy, pointer, None).reasons
+        return self.catalog.read(deciding.decide, model, stage, policy, pointer, None).reasons
 
     def needs_approval(self, project: str, stage: str) -> bool:
         """Return whether a stage's promotions need people."""
@@ -482,7 +467,7 @@ class Promoting(SigningOff):
             }
         )
         seq = self.catalog.write(
-            _write_pointer, action, model, stage, pointer, statement, self.actor, unchanged
+            deciding.write_pointer, action, model, stage, pointer, statement, self.actor, unchanged
         )
         yield "committed"
         self.export_leaves()
@@ -543,145 +528,3 @@ class Promoting(SigningOff):
         )
         row = self.catalog.read(lambda conn: conn.execute(statement).first())
         return (None, 0) if row is None else (row.artifact, row.seq)
-
-
-def _keys(conn: Connection) -> list[RegisteredKey]:
-    table = tables.signing_key
-    rows = conn.execute(sa.select(table).order_by(table.c.name))
-    return [
-        RegisteredKey(row.name, row.id, tuple(row.roles.split(",")), row.public) for row in rows
-    ]
-
-
-def _said(row: sa.Row[Any], keys: Sequence[RegisteredKey], role: str) -> dict[str, Any] | None:
-    """Return what a row's statement says, or None where its signature does not count."""
-    signed = SignedStatement(row.statement, row.key, row.signature)
-    for key in keys:
-        if key.id == signed.key and role in key.roles:
-            try:
-                signed.verify(PublicKey.from_hex(key.public))
-            except LedgerError:
-                return None
-            return signed.payload
-    return None
-
-
-def _approvals(conn: Connection, artifact: str) -> list[ApprovalFact]:
-    table, leaf = tables.approval, tables.leaf
-    statement = (
-        sa.select(table, leaf.c.actor)
-        .join(leaf, leaf.c.seq == table.c.seq)
-        .where(table.c.artifact == artifact)
-        .order_by(table.c.seq)
-    )
-    keys = _keys(conn)
-    return [
-        ApprovalFact(
-            seq=row.seq,
-            artifact=said["artifact"],
-            stage=said["stage"],
-            policy=said["policy"],
-            pointer=said["pointer"],
-            key=row.key,
-            used=row.used is not None,
-            by=row.actor,
-        )
-        for row in conn.execute(statement)
-        if (said := _said(row, keys, "approver")) is not None
-    ]
-
-
-def _decide(
-    conn: Connection,
-    model: Artifact,
-    stage: str,
-    policy: Policy,
-    pointer: int,
-    rollback_ready: bool | None,
-) -> Decision:
-    """Return whether a model may be promoted, by what one view of the catalog holds."""
-    verdict, request, stages = tables.verdict, tables.request, tables.stage
-    keys = _keys(conn)
-    verdicts = [
-        VerdictFact(
-            row.seq,
-            said["artifact"],
-            said["gate"],
-            said["passed"],
-            said["policy"],
-            said["baseline"],
-        )
-        for row in conn.execute(sa.select(verdict).where(verdict.c.artifact == model.id))
-        if (said := _said(row, keys, "gate")) is not None
-    ]
-    authors = conn.execute(
-        sa.select(request.c.author).where(
-            request.c.project == model.project,
-            request.c.stage == stage,
-            request.c.artifact == model.id,
-            request.c.state == "open",
-        )
-    ).scalars()
-    baseline = conn.execute(
-        sa.select(stages.c.artifact).where(
-            stages.c.project == model.project, stages.c.stage == PRODUCTION
-        )
-    ).scalar()
-    return decide_promotion(
-        PromotionCase(
-            artifact=model.id,
-            stage=stage,
-            policy=policy,
-            pointer=pointer,
-            baseline=baseline,
-            verdicts=verdicts,
-            approvals=_approvals(conn, model.id),
-            recalled=model.recalled,
-            authors=tuple(authors),
-            rollback_ready=rollback_ready,
-        )
-    )
-
-
-def _write_pointer(
-    tx: Transaction,
-    action: str,
-    model: Artifact,
-    stage: str,
-    pointer: int,
-    statement: SignedStatement,
-    actor: str,
-    unchanged: Callable[[Connection], tuple[str, ...]],
-) -> int:
-    """Move a pointer unless anything that the decision rests on has moved meanwhile.
-
-    The decision is taken again under the ledger's lock: a verdict that came in between
-    would otherwise leave a promotion that the log's signer must refuse for ever.
-    """
-    (locked,) = tx.lock_rows(tables.artifact, "id", [model.id])
-    ledger.lock(tx)
-    table = tables.stage
-    found = tx.conn.execute(
-        sa.select(table.c.seq).where(table.c.project == model.project, table.c.stage == stage)
-    ).scalar()
-    policy = tx.conn.execute(
-        sa.select(tables.policy.c.digest).where(tables.policy.c.project == model.project)
-    ).scalar()
-    reasons = []
-    if (found or 0) != pointer:
-        reasons.append("somebody else moved the pointer meanwhile; look again and retry")
-    if action == "promote" and policy != statement.payload["policy"]:
-        reasons.append("the policy changed meanwhile; evaluate again")
-    if locked.recalled or locked.state != "live":
-        reasons.append("the model was recalled or forgotten meanwhile")
-    reasons = reasons or list(unchanged(tx.conn))
-    if reasons:
-        raise PromotionRefusedError(f"{model.reference} was not moved to {stage}", reasons)
-    leaf = ledger.append(
-        tx,
-        action=action,
-        subject=f"{model.project}/{stage}",
-        body=statement.as_body(),
-        actor=actor,
-    )
-    return leaf.seq
