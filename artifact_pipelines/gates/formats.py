@@ -95,7 +95,7 @@ def check_npy(file: BinaryIO, size: int) -> None:
     length = prefix.unpack(_exactly(file, prefix.size))[0]
     if length > MAX_NPY_HEADER:
         raise InvalidFormatError(f"its header of {length} bytes is too long")
-    header = ast.literal_eval(_exactly(file, length).decode("utf-8").strip())
+    header = _literal(_exactly(file, length))
     if not isinstance(header, dict) or header.keys() != {"descr", "fortran_order", "shape"}:
         raise InvalidFormatError("its header does not name descr, fortran_order and shape")
     shape = header["shape"]
@@ -107,6 +107,14 @@ def check_npy(file: BinaryIO, size: int) -> None:
     wanted = math.prod(shape) * dtype.itemsize
     if size - file.tell() != wanted:
         raise InvalidFormatError(f"it holds {size - file.tell()} bytes where {wanted} belong")
+
+
+def _literal(data: bytes) -> Any:  # noqa: ANN401
+    """Return the literal that a header is, without running what it may be instead."""
+    try:
+        return ast.literal_eval(data.decode("utf-8").strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        raise InvalidFormatError("its header is no plain literal") from None
 
 
 def check_parquet(file: BinaryIO, size: int) -> None:

@@ -1,5 +1,6 @@
 """What keeps a gate honest: its failures are findings, and its code has a digest."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -27,9 +28,15 @@ def gate_code_digest(*functions: Callable[..., Any]) -> str:
     """Return the SHA-256 over the gates' source files and those of a project's functions."""
     files = [(file.name, file) for file in sorted(Path(__file__).parent.glob("*.py"))]
     for function in functions:
-        bare = inspect.unwrap(function)
+        bare: Any = inspect.unwrap(function)
+        while isinstance(bare, functools.partial):
+            bare = inspect.unwrap(bare.func)
+        bare = bare if inspect.isroutine(bare) or inspect.isclass(bare) else type(bare)
         name = f"{bare.__module__}:{bare.__qualname__}"
-        found = inspect.getsourcefile(bare)
+        try:
+            found = inspect.getsourcefile(bare)
+        except TypeError:
+            found = None
         if found is None:
             raise ConfigurationError(f"{name} has no source file, so no verdict can name its code.")
         files.append((name, Path(found)))

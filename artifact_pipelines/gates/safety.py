@@ -66,10 +66,12 @@ class Inspection:
     Attributes:
         format: What its content says it is.
         problems: Why it must not be opened, one clause each.
+        holds: What an archive of no kind of its own has as members.
     """
 
     format: str
     problems: tuple[str, ...] = ()
+    holds: frozenset[str] = frozenset()
 
 
 def safety_finding(folder: Path, allowed: Collection[str]) -> Finding:
@@ -88,20 +90,23 @@ def safety_finding(folder: Path, allowed: Collection[str]) -> Finding:
         name = path.relative_to(folder).as_posix()
         inspection = inspect(path)
         found[name] = inspection.format
-        if inspection.format not in allowed:
-            names = ", ".join(sorted(allowed))
-            reasons.append(f"{name} is {inspection.format}, and only {names} may be served")
+        kinds = [("is", inspection.format), *(("holds", kind) for kind in sorted(inspection.holds))]
+        reasons += [
+            f"{name} {verb} {kind}, and only {', '.join(sorted(allowed))} may be served"
+            for verb, kind in kinds
+            if kind not in allowed
+        ]
         reasons += [f"{name}: {problem}" for problem in inspection.problems]
     if not found:
         reasons.append("the model has no files")
-    kinds = ", ".join(sorted(set(found.values())))
+    formats_found = ", ".join(sorted(set(found.values())))
     if len(reasons) > MAX_REASONS:
         reasons[MAX_REASONS:] = [f"{len(reasons) - MAX_REASONS} more problems"]
     return Finding(
         GATE,
         passed=not reasons,
-        reasons=tuple(reasons) or (f"{len(found)} files, all of {kinds}",),
-        values={"formats": kinds},
+        reasons=tuple(reasons) or (f"{len(found)} files, all of {formats_found}",),
+        values={"formats": formats_found},
         evidence={"files": found},
     )
 
@@ -147,7 +152,7 @@ def _inspect(file: BinaryIO, size: int, budget: _Budget) -> Inspection:
         found = _guard(kind, lambda: _check(kind, file, size))
         if zipfile.is_zipfile(file):
             problems.append("it is also a zip archive")
-    return Inspection(found.format, (*problems, *found.problems))
+    return Inspection(found.format, (*problems, *found.problems), found.holds)
 
 
 def _guard(kind: str, look: Callable[[], Inspection]) -> Inspection:
@@ -207,19 +212,22 @@ def _inspect_zip(file: BinaryIO, size: int, budget: _Budget) -> Inspection:
         if len(members) > MAX_MEMBERS:
             raise InvalidFormatError(f"it has more than {MAX_MEMBERS} members")
         prefix = _torch_prefix(members)
-        kinds, problems = set(), []
+        kinds: set[str] = set()
+        problems = []
         budget.depth += 1
         for member in members:
             if member.is_dir():
                 continue
             with _unpacked(archive, member, budget) as content:
                 inspection = _inspect_member(content, member, budget, prefix)
-            kinds.add(inspection.format)
+            kinds |= {inspection.format} | inspection.holds
             problems += [f"{member.filename}: {one}" for one in inspection.problems]
         budget.depth -= 1
     if prefix is not None:
         return Inspection("torch", tuple(problems))
-    return Inspection("npz" if kinds == {"npy"} else "zip", tuple(problems))
+    if kinds == {"npy"}:
+        return Inspection("npz", tuple(problems))
+    return Inspection("zip", tuple(problems), frozenset(kinds))
 
 
 def _inspect_member(
