@@ -71,7 +71,7 @@ Points = Callable[[], list[Point]]
 
 def run(rows: tuple[int, int], resume: Point | None = None, **changed: object) -> list[Point]:
     trained = MemoryRun(data.load(*rows), DECLARED["params"] | changed, resume)
-    train.fit(trained)
+    train.fit(trained)  # type: ignore[arg-type]
     return trained.points
 
 

@@ -1,14 +1,15 @@
 """A small network trained with Adam, which resumes exactly where it stopped."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from artifact_pipelines.sdk import ResumePoint, Run
 from digits_project.data import CLASSES, PIXELS
 from digits_project.serve import Floats, features, forward, predict
 
@@ -18,33 +19,6 @@ BATCH = 48
 FOLDS = 5  # every fifth image validates
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
-
-
-class Run(Protocol):
-    """What training needs of a run.
-
-    Attributes:
-        params: The parameters.
-        resume: The checkpoint to go on from, or nothing.
-    """
-
-    params: Mapping[str, Any]
-    resume: Any
-
-    def dataset(self, name: str) -> pd.DataFrame:
-        """Return the rows of an input dataset."""
-
-    def checkpoint(
-        self,
-        tensors: Mapping[str, Floats],
-        *,
-        step: int,
-        metrics: Mapping[str, float],
-        optimizer: Mapping[str, Floats],
-        scheduler: Mapping[str, Any],
-        rng: Mapping[str, Any],
-    ) -> object:
-        """Register the state after `step` steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +72,14 @@ class State:
         return cls(0, weights, moments, schedule, dict(generator.bit_generator.state))
 
     @classmethod
-    def restored(cls, point: Any) -> Self:  # noqa: ANN401 (a checkpoint of any run)
+    def restored(cls, point: ResumePoint) -> Self:
         """Return the state that a checkpoint holds."""
         return cls(
             step=point.step,
             weights={name: np.array(tensor) for name, tensor in point.tensors.items()},
             moments={name: np.array(tensor) for name, tensor in point.optimizer.items()},
             schedule=Cosine(float(point.scheduler["peak"]), int(point.scheduler["horizon"])),
-            generator=_from_json(point.rng),
+            generator=dict(point.rng),
         )
 
     def descend(self, x: Floats, y: Labels) -> None:
@@ -147,7 +121,7 @@ def fit(run: Run) -> None:
             optimizer=state.moments,
             scheduler={"kind": "cosine"}
             | {"peak": state.schedule.peak, "horizon": state.schedule.horizon},
-            rng=_to_json(state.generator),
+            rng=state.generator,
         )
 
 
@@ -206,15 +180,3 @@ def quality(seen: Labels, labels: Labels) -> dict[str, float]:
         "accuracy": float((seen == labels).mean()),
         "worst_class_recall": min(recall(seen, labels).values()),
     }
-
-
-def _to_json(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a generator's state with its 128-bit integers written as text."""
-    inner = {name: str(value) for name, value in state["state"].items()}
-    return {**state, "state": inner}
-
-
-def _from_json(rng: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the generator's state that `_to_json` wrote."""
-    inner = {name: int(value) for name, value in rng["state"].items()}
-    return {**rng, "state": inner}
