@@ -277,8 +277,11 @@ class _Tour:
         )
 
     def _roll_back_and_forward(self) -> dict[str, Any]:
+        ahead = self.registry.stages(PROJECT)["production"].reference
         back = self.registry.rollback(PROJECT, "production", reason="rehearsal")
-        forward = self.registry.rollback(PROJECT, "production", reason="end of the rehearsal")
+        forward = self.registry.rollback(
+            PROJECT, "production", to=ahead, reason="end of the rehearsal"
+        )
         self.say(
             f"rolled back to {back.model.reference} in {back.seconds:.2f} s and forward to "
             f"{forward.model.reference} in {forward.seconds:.2f} s"

@@ -101,7 +101,10 @@ class Catalog:
             self._migrate()
         except (OperationalError, sa.exc.DatabaseError) as error:
             place = self.url.render_as_string(hide_password=True)
-            raise CatalogError(f"the catalog {place} cannot be opened: {_cause(error)}.") from error
+            raise CatalogError(
+                f"the catalog {place} cannot be opened: {_cause(error)}; if it is damaged, run: "
+                "artifact-pipelines catalog rebuild"
+            ) from error
 
     @property
     def engine(self) -> Engine:

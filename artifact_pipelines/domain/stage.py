@@ -92,7 +92,8 @@ def decide_promotion(case: PromotionCase) -> Decision:
     reasons = []
     rule = case.policy.promotion.get(case.stage)
     if rule is None:
-        reasons.append(f"the policy has no stage {case.stage!r}")
+        stages = ", ".join(sorted(case.policy.promotion)) or "none"
+        return Decision((f"the policy has no stage {case.stage!r}; it has {stages}",))
     if case.recalled:
         reasons.append("the model was recalled")
     if case.rollback_ready is False:

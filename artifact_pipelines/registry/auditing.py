@@ -358,6 +358,13 @@ def _rebuild(tx: Transaction, backend: Backend) -> int:
         size += 1
     if size == 0:
         raise CatalogError(f"the store {backend.url} has no ledger to rebuild from.")
+    signed = max((int(key.rpartition("/")[2]) for key in backend.keys("heads/")), default=0)
+    if signed > size:
+        # Whoever appended now would take numbers that the signer has vouched for.
+        raise LedgerError(
+            f"the store {backend.url} holds the leaves up to {size - 1}, but a signed head of "
+            f"{signed}: leaves are lost; bring them back from a copy of the store first."
+        )
     ledger.mark_exported(tx, size)
     _rebuild_packs(tx, backend, chunks)
     for key in backend.keys("heads/"):

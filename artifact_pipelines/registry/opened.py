@@ -142,6 +142,12 @@ class Opened:
                     "is older than the store; run: artifact-pipelines catalog rebuild"
                 )
             size = newer
+        memory = self.keys.recall()
+        if memory is not None and memory["size"] > size:
+            raise BehindError(
+                f"the catalog {self._place} has {size} leaves, but its signer has signed "
+                f"{memory['size']}: it is older than it was; bring the newer catalog or store back."
+            )
 
     def _found(self) -> None:
         """Make the ledger, with the owner's, the log's and the service's keys."""

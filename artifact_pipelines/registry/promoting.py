@@ -201,6 +201,11 @@ class Promoting(SigningOff):
                 f"{model.reference} cannot be requested for {stage!r}",
                 [f"the policy has the stages {', '.join(sorted(policy.promotion))}"],
             )
+        if model.state != "live" or model.recalled:
+            raise PromotionRefusedError(
+                f"{model.reference} cannot be requested for {stage!r}",
+                ["it was forgotten" if model.state != "live" else "it was recalled"],
+            )
         for there in self.requests(model.project, stage):
             if there.state == "open" and there.model.id == model.id:
                 return there
@@ -326,7 +331,10 @@ class Promoting(SigningOff):
     def rollback(
         self, project: str, stage: str, to: str | None = None, reason: str = ""
     ) -> Promotion:
-        """Point a stage back at a model that it pointed at before.
+        """Point a stage back at a model that was promoted to it.
+
+        Without a name, that is the last one promoted before the model it points at; doing
+        it twice goes back twice.
 
         Raises:
             PromotionRefusedError: There is no such model, or it was recalled or is damaged.
@@ -336,10 +344,12 @@ class Promoting(SigningOff):
         what = f"{project}@{stage} may not be rolled back"
         history = self.history(project, stage)
         if to is None:
-            before = [move.model for move in history if move.model.id != current]
-            if not before:
-                raise PromotionRefusedError(what, ["it never pointed at another model"])
-            model = before[-1]
+            before = _before(history, current)
+            if before is None:
+                raise PromotionRefusedError(
+                    what, ["no whole model was promoted before the one it points at; name one"]
+                )
+            model = before
         else:
             model = self._model(to)
         proofs = [
@@ -528,3 +538,14 @@ class Promoting(SigningOff):
         )
         row = self.catalog.read(lambda conn: conn.execute(statement).first())
         return (None, 0) if row is None else (row.artifact, row.seq)
+
+
+def _before(history: Sequence[Move], current: str | None) -> Artifact | None:
+    """Return the last whole model that was promoted before the current one was."""
+    promotions = [move for move in history if move.action == "promote"]
+    reached = max((move.seq for move in promotions if move.model.id == current), default=0)
+    for move in reversed(promotions):
+        whole = move.model.state == "live" and not move.model.recalled
+        if move.seq < reached and move.model.id != current and whole:
+            return move.model
+    return None

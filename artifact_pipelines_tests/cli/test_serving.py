@@ -78,7 +78,7 @@ def test_a_rollback_to_nothing_is_refused(command: Command, registry: Registry) 
     said = command("model", "rollback", "digits")
 
     assert said.code == 1
-    assert "never pointed at another model" in said.err
+    assert "no whole model was promoted before" in said.err
 
 
 def test_the_history_answers_for_a_time(command: Command, registry: Registry) -> None:

@@ -180,6 +180,16 @@ def test_a_log_that_was_cut_short_is_never_signed_over(registry: Registry) -> No
         registry.sign_head()
 
 
+def test_a_stage_that_the_policy_lacks_is_the_one_reason(registry: Registry) -> None:
+    model = building.candidate(registry, "run-1")
+
+    with pytest.raises(PromotionRefusedError) as refused:
+        registry.promote(model.reference, "canary")
+    assert refused.value.reasons == (
+        "the policy has no stage 'canary'; it has production, staging",
+    )
+
+
 def test_a_tree_head_of_another_key_is_refused(registry: Registry) -> None:
     building.promoted(registry, "run-1")
     (registry.keys.root / "log.key").write_text(SigningKey.generate().seed.hex())
@@ -206,13 +216,24 @@ def test_rollback_goes_back_and_forward(registry: Registry) -> None:
 
     assert registry.rollback(PROJECT, "production").model == first
     assert registry.resolve("digits@production").model == first
-    assert registry.rollback(PROJECT, "production").model == second
+    with pytest.raises(PromotionRefusedError, match="name one"):
+        registry.rollback(PROJECT, "production")
+    assert registry.rollback(PROJECT, "production", to=second.reference).model == second
     assert [move.action for move in registry.history(PROJECT, "production")] == [
         "promote",
         "promote",
         "rollback",
         "rollback",
     ]
+
+
+def test_rolling_back_twice_goes_back_twice(registry: Registry) -> None:
+    first = building.promoted(registry, "run-1")
+    second = building.promoted(registry, "run-2", seed=2)
+    building.promoted(registry, "run-3", seed=3)
+
+    assert registry.rollback(PROJECT, "production").model == second
+    assert registry.rollback(PROJECT, "production").model == first
 
 
 def test_rollback_goes_to_proven_models_only(registry: Registry) -> None:

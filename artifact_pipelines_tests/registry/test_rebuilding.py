@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from artifact_pipelines.catalog import ledger
 from artifact_pipelines.catalog.catalog import Catalog
 from artifact_pipelines.errors import BehindError, CatalogError, LedgerError
 from artifact_pipelines.registry import Registry, open_registry
@@ -96,3 +97,29 @@ def test_a_fork_of_the_log_is_refused(registry: Registry) -> None:
 
     with pytest.raises(LedgerError, match="forked"):
         building.dataset(registry, rows=9)
+
+
+def test_a_log_shorter_than_its_signed_head_is_not_rebuilt(registry: Registry) -> None:
+    building.dataset(registry)
+    head = registry.sign_head()
+    registry.store.backend.delete(leaf_key(head.size - 1))
+
+    with pytest.raises(LedgerError, match="leaves are lost"):
+        registry.rebuild("sqlite://")
+
+
+def test_a_catalog_that_lost_signed_leaves_is_refused(registry: Registry, tmp_path: Path) -> None:
+    building.dataset(registry)
+    copy = tmp_path / "old.db"
+    with (
+        contextlib.closing(sqlite3.connect(tmp_path / "home" / "catalog.db")) as source,
+        contextlib.closing(sqlite3.connect(copy)) as target,
+    ):
+        source.backup(target)
+    size = registry.catalog.read(ledger.head).size
+    building.dataset(registry, rows=9)
+    registry.sign_head()
+    registry.store.backend.delete(leaf_key(size))
+
+    with pytest.raises(BehindError, match="its signer has signed"):
+        open_registry(tmp_path / "home", catalog_url=f"sqlite:///{copy}")
