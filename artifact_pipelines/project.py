@@ -5,7 +5,8 @@ from pathlib import Path
 
 import dagster as dg
 
-from artifact_pipelines.components.model_pipeline import policies
+from artifact_pipelines.components.declaration import explained
+from artifact_pipelines.components.model_pipeline import ModelPipeline, policies
 from artifact_pipelines.components.project import identifier
 from artifact_pipelines.defs.events import event_sensor
 from artifact_pipelines.resources import RegistryResource, TrainerResource
@@ -16,12 +17,24 @@ def load_project(file: str) -> dg.Definitions:
 
     Args:
         file: The `__file__` of that `definitions.py`.
+
+    Raises:
+        ConfigurationError: A project's YAML is wrong; the sentence names the file, the field
+            and what was expected.
     """
     folder = Path(file).resolve().parent
     root = str(folder.parent)
     if root not in sys.path:
         sys.path.insert(0, root)
-    return with_registry(dg.load_from_defs_folder(path_within_project=folder), folder.name)
+    try:
+        loaded = dg.load_from_defs_folder(path_within_project=folder)
+    except Exception as error:
+        clear = explained(error, ModelPipeline.model_fields)
+        if clear is None:
+            raise
+        # Dagster's long chain says where it was at work; the sentence says what to mend.
+        raise clear from None
+    return with_registry(loaded, folder.name)
 
 
 def with_registry(definitions: dg.Definitions, location: str) -> dg.Definitions:

@@ -53,8 +53,8 @@ class TrainerResource(dg.ConfigurableResource[None]):
         """
         with contextlib.ExitStack() as stack:
             with warnings.catch_warnings():
-                # Dagster warns of a preview inside what it promises.
-                warnings.simplefilter("ignore", dg.PreviewWarning)
+                # Dagster warns here of its own previews and deprecated calls.
+                warnings.simplefilter("ignore")
                 opened = dg.open_pipes_session(
                     context,
                     context_injector=dg.PipesTempFileContextInjector(),

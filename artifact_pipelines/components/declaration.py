@@ -3,15 +3,15 @@
 import importlib.util
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from artifact_pipelines.domain import naming
+from artifact_pipelines.domain import digest, naming
 from artifact_pipelines.domain.policy import Contract, NoWorse, Policy
 from artifact_pipelines.errors import ArtifactError, ConfigurationError
 
@@ -22,6 +22,11 @@ DEFAULT_PROMOTION: Mapping[str, Any] = {"staging": "automatic", "production": {"
 
 # Dagster puts the project into tags, which take no more.
 _LONGEST_NAME = 63
+_PLACE = re.compile(r" at (.+:\d+)`?$")
+_PART = re.compile(r"[a-z_]+")
+_FORM_OF_A_GATE = 2  # where pydantic puts which form of a gate it took
+_OWNER = re.compile(r"team:[A-Za-z0-9_.-]+|[^@\s]+@[^@\s]+")
+_CRON = re.compile(r"@(yearly|annually|monthly|weekly|daily|hourly)|\S+( +\S+){4}")
 _FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
@@ -115,6 +120,49 @@ def declare(
         raise ConfigurationError(f"{place}: {error}") from error
 
 
+def explained(error: BaseException, fields: Collection[str] = ()) -> ConfigurationError | None:
+    """Return what is wrong with a project's YAML in one sentence, if that is what an error is.
+
+    Args:
+        error: What Dagster raised while it loaded a folder of projects.
+        fields: The fields of a project.
+    """
+    places: list[str] = []
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, ConfigurationError):
+            return found
+        if isinstance(found, ValidationError):
+            errors = found.errors()
+            named = [_PLACE.search(str(one["loc"][0])) if one["loc"] else None for one in errors]
+            if all(named) and not places:
+                # Dagster writes the file and the line into the field's path.
+                places = [match[1] for match in named if match]
+            elif len(places) == len(errors):
+                return _worst(errors, places, fields)
+        found = found.__cause__ or found.__context__
+    return None
+
+
+def _worst(
+    errors: Sequence[Any], places: Sequence[str], fields: Collection[str]
+) -> ConfigurationError:
+    """Return the first error that is not only about what a template would be."""
+    pairs = list(zip(errors, places, strict=True))
+    one, place = next((pair for pair in pairs if pair[0]["loc"][-1] != "str"), pairs[0])
+    said = {"extra_forbidden": "there is no such field", "missing": "it is missing"}.get(
+        one["type"], one["msg"].removeprefix("Value error, ")
+    )
+    # Between the names of fields stand those of types, which nobody wrote.
+    parts = [part for part in one["loc"] if isinstance(part, int) or _PART.fullmatch(part)]
+    if parts[0] == "gates" and len(parts) > _FORM_OF_A_GATE:
+        del parts[_FORM_OF_A_GATE]
+    field = ".".join(str(part) for part in parts)
+    if one["type"] == "extra_forbidden" and len(parts) == 1 and fields:
+        said += f"; expected one of {', '.join(fields)}"
+    return ConfigurationError(f"{place}: the field {field!r} is wrong: {said}.")
+
+
 def _declared(fields: Mapping[str, Any], folders: Sequence[Path]) -> Declaration:
     _field("name", lambda: _project(fields["name"]))
     datasets: tuple[Dataset, ...] = tuple(fields["datasets"])
@@ -145,6 +193,7 @@ def _declared(fields: Mapping[str, Any], folders: Sequence[Path]) -> Declaration
         policy=policy,
     )
     _check_datasets(declared)
+    _check_values(declared)
     _check_functions(declared)
     _check_metrics(policy)
     for stage in policy.promotion:
@@ -187,6 +236,31 @@ def _check_datasets(declared: Declaration) -> None:
             f"the field 'evaluation' is {evaluation!r}; expected one of the datasets: "
             f"{', '.join(names)}."
         )
+
+
+def _check_values(declared: Declaration) -> None:
+    for number, owner in enumerate(declared.owners):
+        if _OWNER.fullmatch(owner) is None:
+            raise ConfigurationError(
+                f"the field 'owners.{number}' is {owner!r}; expected team:name or an e-mail "
+                "address."
+            )
+    if declared.schedule is not None and _CRON.fullmatch(declared.schedule.strip()) is None:
+        raise ConfigurationError(
+            f"the field 'schedule' is {declared.schedule!r}; expected a cron line of five fields, "
+            "such as '0 3 * * *'."
+        )
+    params = {"params": declared.params} | {
+        f"datasets.{number}.params": item.params for number, item in enumerate(declared.datasets)
+    }
+    for field, values in params.items():
+        try:
+            digest.canonical(dict(values))
+        except ArtifactError as error:
+            raise ConfigurationError(
+                f"the field {field!r} is wrong: {error} Expected numbers, text, lists and "
+                "mappings; a date stands in quotes."
+            ) from error
 
 
 def _check_functions(declared: Declaration) -> None:

@@ -18,48 +18,56 @@ from artifact_pipelines.components.training import training_assets
 from artifact_pipelines.domain.policy import Approvals, Gate, Policy, Retention, Select
 
 _POLICY = "artifact_pipelines/policy"
-_Promotion = Mapping[str, Literal["automatic"] | Approvals]
+_Promotion = dict[str, Literal["automatic"] | Approvals]
 
 
-def _as_it_is(expected: Any) -> dg.Resolver:  # noqa: ANN401 (a type)
-    """Return how a field is read: pydantic makes the whole value of the type."""
-    return dg.Resolver(lambda _context, value: value, model_field_type=expected)
+def _told(description: str) -> dg.Resolver:
+    """Return how a plain field is read and described; a default hides pydantic's description."""
+    found: dg.Resolver = dg.Resolver.default(description=description)
+    return found
+
+
+def _made(expected: Any, description: str) -> dg.Resolver:  # noqa: ANN401 (a type)
+    """Return how a field is read whose whole value pydantic makes of a type."""
+    return dg.Resolver(
+        lambda _context, value: value, model_field_type=expected, description=description
+    )
 
 
 class ModelPipeline(dg.Component, dg.Model, dg.Resolvable):
     """One model family: datasets, training runs, checkpoints, gates, stages and retention."""
 
-    name: str = Field(description="the project, unique in the instance")
-    owners: Sequence[str] = Field(default=(), description="team:name or e-mail addresses")
-    datasets: Annotated[Any, _as_it_is(Sequence[Dataset])] = Field(
-        description="what is registered: name, load or asset, params, schema, expectations"
+    name: Annotated[str, _told("the project, unique in the instance")]
+    owners: Annotated[Sequence[str], _told("team:name or e-mail addresses")] = ()
+    datasets: Annotated[
+        Any,
+        _made(list[Dataset], "what is registered: name, load or asset, params, schema, …"),
+    ]
+    train: Annotated[str, _told("the training function, as module:function")]
+    params: Annotated[Mapping[str, Any], _told("the training function's parameters")] = Field(
+        default_factory=dict
     )
-    train: str = Field(description="the training function, as module:function")
-    params: Mapping[str, Any] = Field(
-        default_factory=dict, description="the training function's parameters"
+    evaluate: Annotated[
+        str | None, _told("the function that measures a model, as module:function")
+    ] = None
+    evaluation: Annotated[str | None, _told("the dataset that models are measured on")] = None
+    select: Annotated[
+        Any, _made(Select | None, "which checkpoint is put forward: metric, mode, try")
+    ] = None
+    gates: Annotated[Any, _made(list[Gate], "what a model must pass")] = ()
+    promotion: Annotated[
+        Any,
+        _made(
+            _Promotion | None,
+            "per stage, automatic or the approvals that a model needs; when left out, staging is "
+            "automatic and production needs one approval",
+        ),
+    ] = None
+    retention: Annotated[Any, _made(Retention, "what is kept, and when the rest may go")] = Field(
+        default_factory=Retention
     )
-    evaluate: str | None = Field(
-        default=None, description="the function that measures a model, as module:function"
-    )
-    evaluation: str | None = Field(
-        default=None, description="the dataset that models are measured on"
-    )
-    select: Annotated[Any, _as_it_is(Select | None)] = Field(
-        default=None, description="which checkpoint is put forward: metric, mode, try"
-    )
-    gates: Annotated[Any, _as_it_is(Sequence[Gate])] = Field(
-        default=(), description="what a model must pass"
-    )
-    promotion: Annotated[Any, _as_it_is(_Promotion | None)] = Field(
-        default=None,
-        description="per stage, automatic or the approvals that a model needs; when left out, "
-        "staging is automatic and production needs one approval",
-    )
-    retention: Annotated[Any, _as_it_is(Retention)] = Field(
-        default_factory=Retention, description="what is kept, and when the rest may go"
-    )
-    schedule: str | None = Field(default=None, description="when to train again, as a cron line")
-    pool: str | None = Field(default=None, description="the Dagster pool that limits trainings")
+    schedule: Annotated[str | None, _told("when to train again, as a cron line")] = None
+    pool: Annotated[str | None, _told("the Dagster pool that limits trainings")] = None
 
     @classmethod
     def get_spec(cls) -> dg.ComponentTypeSpec:

@@ -110,7 +110,7 @@ def event_sensor(
         context: dg.SensorEvaluationContext, registry: RegistryResource
     ) -> dg.SensorResult | dg.SkipReason:
         with registry.opened() as opened:
-            return tick(opened, context.instance, name, policies, context.cursor)
+            return tick(opened, context.instance, name, policies, context.cursor, context.log.info)
 
     return events
 
@@ -121,8 +121,18 @@ def tick(
     topic: str,
     policies: Mapping[str, Policy],
     cursor: str | None,
+    note: Callable[[str], object] = str,
 ) -> dg.SensorResult | dg.SkipReason:
-    """Return what the events since a cursor ask of Dagster."""
+    """Return what the events since a cursor ask of Dagster.
+
+    Args:
+        registry: What is true.
+        instance: What shows it.
+        topic: The name of the sensor.
+        policies: The policies of its projects, by project.
+        cursor: What the last tick returned.
+        note: Called with each thing that waits or was given up, and why.
+    """
     storage = identity(instance)
     reported = registry.reported(storage, topic)
     before = Cursor.decode(cursor) or Cursor(-1 if reported is None else reported)
@@ -138,6 +148,8 @@ def tick(
     work = sorted({*before.open, *(one for event in mine for one in _called_for(registry, event))})
     still_open = (*(one for one in work[:AT_ONCE] if asked.take(one)), *work[AT_ONCE:])
     after = Cursor(found[-1].seq if found else before.seq, still_open)
+    for said in asked.notes:
+        note(said)
     why = "; ".join(asked.notes) or "nothing in them calls for anything here"
     idle = not asked.requests and not asked.shown and not asked.partitions
     return dg.SensorResult(

@@ -1,0 +1,379 @@
+"""What happens in the registry reaches Dagster once, whatever Dagster forgets."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from artifact_pipelines import start_run
+from artifact_pipelines.defs import events
+from artifact_pipelines.defs.events import Cursor, Work, tick
+from artifact_pipelines.defs.mirror import identity
+from artifact_pipelines.resources import RegistryResource
+from artifact_pipelines_tests.sample import fit
+from artifact_pipelines_tests.world import PROJECT, World
+
+TOPIC = "growth_events"
+
+
+@dataclass
+class Daemon:
+    """What Dagster's daemon does with a sensor, one tick after the other.
+
+    Attributes:
+        world: The project.
+        cursor: What the last tick left.
+        launched: The run keys of the runs that were launched.
+        shown: The asset events that were reported.
+    """
+
+    world: World
+    cursor: str | None = None
+    launched: list[str] = field(default_factory=list)
+    shown: list[Any] = field(default_factory=list)
+    reason: str = ""
+
+    def ask(self) -> dg.SensorResult | dg.SkipReason:
+        """Evaluate the sensor and do nothing of what it asks."""
+        with self.world.registry() as registry:
+            return tick(
+                registry, self.world.instance, TOPIC, {PROJECT: self.world.policy}, self.cursor
+            )
+
+    def tick(self, *, fail: bool = False, die: bool = False) -> None:
+        """Evaluate the sensor and do what it asks, or die before the cursor is kept."""
+        asked = self.ask()
+        if isinstance(asked, dg.SkipReason):
+            self.reason = str(asked.skip_message)
+            return
+        self.reason = str(getattr(asked.skip_reason, "skip_message", asked.skip_reason))
+        instance = self.world.instance
+        for event in asked.asset_events:
+            instance.report_runless_asset_event(event)
+            self.shown.append(event)
+        for added in asked.dynamic_partitions_requests or ():
+            instance.add_dynamic_partitions(added.partitions_def_name, list(added.partition_keys))
+        for request in asked.run_requests or ():
+            if str(request.run_key) not in self.launched:
+                self.launched.append(str(request.run_key))
+                self._launch(request, fail=fail)
+        if not die:
+            self.cursor = asked.cursor
+
+    def _launch(self, request: dg.RunRequest, *, fail: bool) -> None:
+        definitions = self.world.definitions()
+        config = dict(request.run_config or {})
+        if fail:
+            config["ops"] = {"nobody": {}}
+        tags = {"dagster/run_key": str(request.run_key)}
+        loggers = {"console": {"config": {"log_level": "CRITICAL"}}}
+        job = definitions.resolve_job_def(str(request.job_name))
+        if fail:
+            run = self.world.instance.create_run_for_job(job_def=job, tags=tags)
+            self.world.instance.report_run_failed(run)
+            return
+        job.execute_in_process(
+            instance=self.world.instance,
+            partition_key=request.partition_key,
+            run_config={**config, "loggers": loggers},
+            tags=tags,
+            raise_on_error=False,
+        )
+
+    def until_idle(self) -> None:
+        """Tick until nothing more is asked."""
+        for _ in range(10):
+            self.tick()
+            if isinstance(self.ask(), dg.SkipReason):
+                return
+        raise AssertionError(self.reason)
+
+    def materializations(self, asset: str) -> list[dg.AssetMaterialization]:
+        """Return what an asset was reported to be, oldest first."""
+        return [
+            event
+            for event in self.shown
+            if isinstance(event, dg.AssetMaterialization)
+            and event.asset_key == dg.AssetKey([PROJECT, asset])
+        ]
+
+
+@pytest.fixture
+def daemon(world: World) -> Daemon:
+    return Daemon(world)
+
+
+def outside(world: World, name: str, end: str = "well", epochs: int = 3) -> None:
+    """Train without Dagster."""
+    world.materialize("datasets")
+    try:
+        with start_run(
+            PROJECT,
+            name,
+            params={"epochs": epochs, "end": end},
+            inputs=[f"{PROJECT}/rows@latest"],
+        ) as run:
+            fit(run)
+    except RuntimeError:
+        pass
+
+
+def stages(world: World) -> dict[str, str]:
+    with world.registry() as registry:
+        return {stage: model.reference for stage, model in registry.stages(PROJECT).items()}
+
+
+def test_a_run_from_outside_arrives_in_staging_by_itself(daemon: Daemon) -> None:
+    outside(daemon.world, "elsewhere")
+    daemon.until_idle()
+
+    assert daemon.world.instance.get_dynamic_partitions("churn_runs") == ["elsewhere"]
+    assert stages(daemon.world) == {"staging": "churn/v1"}
+    assert len(daemon.launched) == 2
+    (run,) = daemon.materializations("training_run")
+    (checkpoints,) = daemon.materializations("checkpoints")
+    assert run.partition == checkpoints.partition == "elsewhere"
+    with daemon.world.registry() as registry:
+        view = registry.run(PROJECT, "elsewhere")
+    assert (run.tags or {})["dagster/data_version"] == view.artifact.id
+
+
+def test_what_dagster_trained_is_not_reported_or_judged_again(daemon: Daemon) -> None:
+    daemon.world.materialize("datasets")
+    daemon.world.materialize("train", "run-1")
+    daemon.until_idle()
+
+    assert daemon.shown == []
+    assert len(daemon.launched) == 1
+    assert daemon.launched[0].endswith("/staging/1")
+    assert stages(daemon.world) == {"staging": "churn/v1"}
+
+
+def test_nothing_is_repeated_when_the_cursor_is_lost(daemon: Daemon) -> None:
+    outside(daemon.world, "elsewhere")
+    daemon.until_idle()
+    shown, launched = list(daemon.shown), list(daemon.launched)
+    daemon.cursor = None
+    daemon.until_idle()
+    daemon.cursor = "nonsense"
+    daemon.until_idle()
+    daemon.cursor = Cursor(-1).encode()
+    daemon.until_idle()
+
+    assert daemon.shown == shown
+    assert daemon.launched == launched
+
+
+def test_nothing_is_lost_or_repeated_when_the_daemon_dies_before_the_cursor(
+    daemon: Daemon,
+) -> None:
+    outside(daemon.world, "elsewhere")
+    for _ in range(3):
+        daemon.tick(die=True)
+    daemon.until_idle()
+
+    assert len(daemon.materializations("training_run")) == 1
+    assert len(daemon.launched) == 2
+    assert stages(daemon.world) == {"staging": "churn/v1"}
+
+
+def test_a_sensor_without_a_cursor_starts_where_the_instance_was_told(daemon: Daemon) -> None:
+    outside(daemon.world, "elsewhere")
+    daemon.until_idle()
+    daemon.tick()
+    told = Cursor.decode(daemon.cursor)
+    daemon.cursor = None
+    daemon.ask()
+
+    assert told is not None
+    with daemon.world.registry() as registry:
+        assert registry.reported(identity(daemon.world.instance), TOPIC) == told.seq
+
+
+def test_a_failed_gate_run_is_asked_for_again_but_not_for_ever(daemon: Daemon) -> None:
+    outside(daemon.world, "elsewhere")
+    for _ in range(events.ATTEMPTS + 1):
+        daemon.tick(fail=True)
+    reason = daemon.reason
+    daemon.tick()
+
+    assert [key.rpartition("/")[2] for key in daemon.launched] == ["1", "2", "3"]
+    assert (Cursor.decode(daemon.cursor) or Cursor(0)).open == ()
+    assert "churn_gate has failed 3 times, so a person has to look" in reason
+
+
+def test_a_gate_run_that_failed_once_is_made_good(daemon: Daemon) -> None:
+    outside(daemon.world, "elsewhere")
+    daemon.tick(fail=True)
+    daemon.until_idle()
+
+    assert stages(daemon.world) == {"staging": "churn/v1"}
+
+
+def test_a_deleted_run_is_judged_all_the_same(daemon: Daemon) -> None:
+    outside(daemon.world, "elsewhere")
+    daemon.tick(fail=True)
+    for run in daemon.world.instance.get_runs():
+        daemon.world.instance.delete_run(run.run_id)
+    daemon.launched.clear()
+    daemon.until_idle()
+
+    assert stages(daemon.world) == {"staging": "churn/v1"}
+
+
+def test_a_run_at_work_reports_itself(daemon: Daemon) -> None:
+    outside(daemon.world, "elsewhere")
+    instance = daemon.world.instance
+    job = daemon.world.definitions().resolve_job_def("churn_train")
+    tags = {**job.tags, "dagster/partition": "elsewhere"}
+    status = dg.DagsterRunStatus.STARTED
+    run = instance.create_run_for_job(job_def=job, status=status, tags=tags)
+    daemon.tick()
+    daemon.tick()
+    waiting = (list(daemon.shown), list(daemon.launched))
+    reason = daemon.reason
+    instance.report_run_canceled(run)
+    daemon.until_idle()
+
+    assert waiting == ([], [])
+    assert f"churn/elsewhere waits for the Dagster run {run.run_id[:8]}" in reason
+    assert stages(daemon.world) == {"staging": "churn/v1"}
+
+
+def test_a_failed_run_is_observed_with_its_reason_and_not_judged(daemon: Daemon) -> None:
+    outside(daemon.world, "elsewhere", end="raise")
+    daemon.until_idle()
+
+    assert daemon.launched == []
+    assert daemon.materializations("training_run") == []
+    (checkpoints,) = daemon.materializations("checkpoints")
+    assert checkpoints.metadata["checkpoints"].value == 3
+    (observed,) = [event for event in daemon.shown if isinstance(event, dg.AssetObservation)]
+    assert observed.partition == "elsewhere"
+    assert "out of luck" in str(observed.metadata["reason"].value)
+
+
+def test_a_model_that_fails_a_gate_stays_where_it_is(daemon: Daemon) -> None:
+    daemon.world.change(gates=[{"metric": "accuracy", "min": 0.9}])
+    outside(daemon.world, "elsewhere")
+    daemon.until_idle()
+
+    assert len(daemon.launched) == 1
+    assert stages(daemon.world) == {}
+
+
+def test_a_verdict_given_outside_is_shown_with_its_checks(daemon: Daemon) -> None:
+    outside(daemon.world, "elsewhere")
+    with daemon.world.registry() as registry:
+        registry.set_policy(PROJECT, daemon.world.policy)
+        registry.evaluate(PROJECT, "elsewhere")
+    daemon.until_idle()
+
+    (candidate,) = daemon.materializations("candidate")
+    assert candidate.partition == "elsewhere"
+    checks = [event for event in daemon.shown if isinstance(event, dg.AssetCheckEvaluation)]
+    assert {check.check_name for check in checks} == {"accuracy_min", "integrity", "safety"}
+    assert {check.partition for check in checks} == {"elsewhere"}
+    assert stages(daemon.world) == {"staging": "churn/v1"}
+
+
+def test_a_move_by_hand_is_shown_and_one_by_dagster_is_not_shown_again(daemon: Daemon) -> None:
+    for seed, name in enumerate(("one", "two")):
+        daemon.world.materialize("datasets")
+        daemon.world.materialize("train", name, train={"params": {"seed": seed / 10}})
+        daemon.until_idle()
+    before = daemon.materializations("staging")
+    with daemon.world.registry() as registry:
+        registry.rollback(PROJECT, "staging")
+    daemon.until_idle()
+
+    assert before == []
+    (moved,) = daemon.materializations("staging")
+    assert moved.metadata["reference"].value == "churn/v1"
+    assert moved.metadata["moved_by"].value == "rollback by tester"
+    assert stages(daemon.world) == {"staging": "churn/v1"}
+
+
+def test_a_dataset_from_outside_is_shown(daemon: Daemon) -> None:
+    daemon.world.materialize("datasets")
+    daemon.until_idle()
+    with daemon.world.registry() as registry:
+        newer = registry.publish_dataset(PROJECT, "rows", {"data.csv": b"1"}, facts={"rows": 1})
+    daemon.until_idle()
+
+    (shown,) = daemon.materializations("rows")
+    assert (shown.tags or {})["dagster/data_version"] == newer.content
+
+
+def test_what_was_forgotten_is_observed_once_on_its_run(daemon: Daemon) -> None:
+    outside(daemon.world, "elsewhere", epochs=4)
+    daemon.until_idle()
+    with daemon.world.registry() as registry:
+        plan = registry.approve_plan(registry.plan_retention(PROJECT).id)
+        gone = registry.apply_plan(plan.id).forgotten
+    daemon.until_idle()
+
+    observed = [event for event in daemon.shown if isinstance(event, dg.AssetObservation)]
+    (checkpoints,) = [
+        event for event in observed if event.asset_key == dg.AssetKey([PROJECT, "checkpoints"])
+    ]
+    assert gone
+    assert str(checkpoints.metadata["forgotten"].value).endswith("of 4")
+    assert len(daemon.materializations("checkpoints")) == 1
+
+
+def test_one_project_in_trouble_keeps_no_other_waiting(daemon: Daemon) -> None:
+    outside(daemon.world, "elsewhere")
+    owner = daemon.world.home / "keys" / "owner.key"
+    kept = owner.read_bytes()
+    owner.unlink()
+    daemon.tick()
+    daemon.tick()
+    reason = daemon.reason
+    owner.write_bytes(kept)
+    daemon.until_idle()
+
+    assert "there is no key 'owner'" in reason
+    assert stages(daemon.world) == {"staging": "churn/v1"}
+
+
+def test_events_of_other_locations_are_passed_over(daemon: Daemon) -> None:
+    with daemon.world.registry() as registry:
+        registry.start_run("other", "run-1")
+    daemon.tick()
+
+    assert daemon.shown == daemon.launched == []
+    assert "nothing in them calls for anything here" in daemon.reason
+    assert isinstance(daemon.ask(), dg.SkipReason)
+
+
+def test_the_sensor_ticks_under_dagster(world: World) -> None:
+    outside(world, "elsewhere")
+    definitions = world.definitions()
+    with dg.DagsterInstance.local_temp(str(world.home)) as instance:
+        sensor = definitions.resolve_sensor_def("growth_events")
+        context = dg.build_sensor_context(
+            instance=instance,
+            instance_ref=instance.get_ref(),
+            repository_def=definitions.get_repository_def(),
+            resources={"registry": RegistryResource()},
+        )
+        found = sensor.evaluate_tick(context)
+
+    assert found.run_requests is not None
+    assert [request.job_name for request in found.run_requests] == ["churn_gate"]
+    assert [request.partition_key for request in found.run_requests] == ["elsewhere"]
+    assert len(found.dynamic_partitions_requests or ()) == 1
+    assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
+
+
+@pytest.mark.parametrize("cursor", [Cursor(7), Cursor(9, (Work(4, "gate", "churn", "run-1"),))])
+def test_a_cursor_is_read_as_it_was_written(cursor: Cursor) -> None:
+    assert Cursor.decode(cursor.encode()) == cursor
+    assert cursor.frontier == min([cursor.seq, *(work.seq - 1 for work in cursor.open)])
+
+
+@pytest.mark.parametrize("text", [None, "", "12", "[1]", '{"seq": 1}'])
+def test_a_cursor_that_cannot_be_read_is_none(text: str | None) -> None:
+    assert Cursor.decode(text) is None

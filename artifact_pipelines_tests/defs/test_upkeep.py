@@ -1,0 +1,84 @@
+"""The platform's assets say how the registry is, and never touch what is in use."""
+
+from typing import Any
+
+import dagster as dg
+
+from artifact_pipelines.definitions import defs
+from artifact_pipelines_tests import building
+from artifact_pipelines_tests.world import World
+
+
+def shown(world: World, asset: str) -> tuple[dict[str, Any], dict[str, bool]]:
+    """Materialize a platform asset; return its metadata and its checks."""
+    key = dg.AssetKey(["registry", asset])
+    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    result = defs.resolve_implicit_global_asset_job_def().execute_in_process(
+        asset_selection=[key], instance=world.instance, run_config=quiet
+    )
+    (event,) = result.get_asset_materialization_events()
+    checks = {found.check_name: found.passed for found in result.get_asset_check_evaluations()}
+    return {name: value.value for name, value in event.materialization.metadata.items()}, checks
+
+
+def test_a_tree_head_covers_every_leaf(world: World) -> None:
+    with world.registry() as registry:
+        building.run(registry, "run-1")
+        leaves = registry.verify_ledger().leaves
+    head, _ = shown(world, "tree_head")
+
+    assert head["leaves"] == leaves
+    with world.registry() as registry:
+        assert registry.verify_ledger().signed == leaves
+
+
+def test_a_scrub_names_who_needs_what_is_damaged(world: World) -> None:
+    with world.registry() as registry:
+        building.run(registry, "run-1", steps=1)
+    whole, checks = shown(world, "scrub")
+    pack = next((world.home / "store" / "packs").rglob("??" + "?" * 30))
+    data = bytearray(pack.read_bytes())
+    data[100] ^= 1
+    pack.write_bytes(bytes(data))
+    damaged, failed = shown(world, "scrub")
+
+    assert (whole["damaged"], checks) == (0, {"bytes": True, "ledger": True})
+    assert damaged["damaged"] == 1
+    assert failed == {"bytes": False, "ledger": True}
+
+
+def test_prune_leaves_what_is_in_use(world: World) -> None:
+    with world.registry() as registry:
+        building.run(registry, "run-1")
+    found, checks = shown(world, "prune")
+
+    assert (found["condemned"], found["deleted"]) == (0, 0)
+    assert checks == {"two_engines_agree": True}
+    with world.registry() as registry:
+        assert registry.verify("digits/run-1@1").ok
+
+
+def test_the_storage_report_has_a_line_per_project(world: World) -> None:
+    with world.registry() as registry:
+        building.run(registry, "run-1")
+    found, _ = shown(world, "storage_report")
+
+    assert found["logical_bytes"] > 0
+    assert [row.data["project"] for row in found["projects"].records] == ["digits"]
+
+
+def test_the_platform_has_schedules_that_run_and_no_sensor() -> None:
+    schedules = {found.name: found for found in defs.schedules or ()}
+
+    assert schedules.keys() == {
+        "tree_head_hourly",
+        "prune_daily",
+        "scrub_weekly",
+        "storage_report_weekly",
+    }
+    assert {found.default_status for found in schedules.values()} == {
+        dg.DefaultScheduleStatus.RUNNING
+    }
+    assert all(found.description for found in schedules.values())
+    assert not defs.sensors
+    dg.Definitions.validate_loadable(defs)
