@@ -62,7 +62,9 @@ def load(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Load]:
         return load_project(str(package / "definitions.py"))
 
     path = list(sys.path)
-    yield loaded
+    # Dagster remembers the storage of whichever instance was opened last in this process.
+    with dg.DagsterInstance.ephemeral():
+        yield loaded
     sys.path[:] = path
     for module in [found for found in sys.modules if found.split(".")[0] == name]:
         del sys.modules[module]
