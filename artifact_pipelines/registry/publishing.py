@@ -27,7 +27,7 @@ from artifact_pipelines.errors import (
 from artifact_pipelines.registry import steps
 from artifact_pipelines.registry.reading import Artifact, Reading
 from artifact_pipelines.registry.steps import Steps
-from artifact_pipelines.store.pack import MAX_PACK, Location, PackWriter
+from artifact_pipelines.store.pack import Location, PackWriter
 from artifact_pipelines.store.store import ChunkData, Scan
 
 P = ParamSpec("P")
@@ -327,7 +327,7 @@ class _Session:
         return {key for key in asked if key not in self._known}
 
     def _room(self, length: int) -> PackWriter:
-        if self._writer is not None and self._writer.size + length > MAX_PACK:
+        if self._writer is not None and not self._writer.has_room(length):
             self.seal()
         if self._writer is None:
             pack = secrets.token_hex(16)
