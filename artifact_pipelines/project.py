@@ -6,10 +6,8 @@ from pathlib import Path
 import dagster as dg
 
 from artifact_pipelines.components.declaration import explained
-from artifact_pipelines.components.model_pipeline import ModelPipeline, policies
-from artifact_pipelines.components.project import identifier
-from artifact_pipelines.defs.events import event_sensor
-from artifact_pipelines.resources import RegistryResource, TrainerResource
+from artifact_pipelines.components.model_pipeline import ModelPipeline
+from artifact_pipelines.defs.location import carried
 
 
 def load_project(file: str) -> dg.Definitions:
@@ -38,25 +36,10 @@ def load_project(file: str) -> dg.Definitions:
 
 
 def with_registry(definitions: dg.Definitions, location: str) -> dg.Definitions:
-    """Return definitions with what their projects need: sensor, resources and executor.
+    """Return definitions with what their projects need: jobs, schedules, sensor, resources.
 
     Args:
         definitions: Everything in a code location, projects and other assets.
         location: The name of the code location.
     """
-    resources = {"registry": RegistryResource(), "trainer": TrainerResource()}
-    found = policies(definitions)
-    name = f"{identifier(location)}_events"
-    return dg.Definitions.merge(
-        definitions,
-        dg.Definitions(
-            sensors=[event_sensor(name, found, definitions.jobs or ())] if found else [],
-            resources={
-                name: resource
-                for name, resource in resources.items()
-                if name not in (definitions.resources or {})
-            },
-            # Each step takes milliseconds; a process of its own would cost more than a second.
-            executor=None if definitions.executor else dg.in_process_executor,
-        ),
-    )
+    return dg.Definitions.merge(definitions, carried(definitions, location))

@@ -9,6 +9,9 @@ from artifact_pipelines.components.project import Project, Results
 from artifact_pipelines.domain.policy import Gate, MetricBound, NoWorse, Policy
 from artifact_pipelines.resources import RegistryResource
 
+POLICY = "policy"
+"""The metadata key of the policy that a candidate is judged by."""
+
 _ALWAYS = {
     "integrity": "Every file of the model is what its record says.",
     "safety": "Every file has an allowed format by its content, and none can run code.",
@@ -30,6 +33,7 @@ def candidate_asset(project: Project) -> dg.AssetsDefinition:
         check_specs=_checks(project),
         code_version=project.policy_digest[:12],
         kinds={"model"},
+        metadata={POLICY: dg.MetadataValue.json(policy.document())},
         description="The best checkpoint of a run as a numbered model, judged by every gate.",
         **project.common(),
     )

@@ -11,13 +11,18 @@ from pydantic import Field
 from artifact_pipelines.components.candidates import candidate_asset
 from artifact_pipelines.components.datasets import dataset_asset
 from artifact_pipelines.components.declaration import Dataset, Declaration, declare
-from artifact_pipelines.components.project import PROJECT_TAG, Project, job_name
+from artifact_pipelines.components.project import (
+    ALL_ASSETS_JOB,
+    TRAINING,
+    Project,
+    identifier,
+    run_tags,
+)
 from artifact_pipelines.components.retention import retention_assets
 from artifact_pipelines.components.stages import stage_asset
 from artifact_pipelines.components.training import training_assets
-from artifact_pipelines.domain.policy import Approvals, Gate, Policy, Retention, Select
+from artifact_pipelines.domain.policy import Approvals, Gate, Retention, Select
 
-_POLICY = "artifact_pipelines/policy"
 _Promotion = dict[str, Literal["automatic"] | Approvals]
 
 
@@ -85,7 +90,7 @@ class ModelPipeline(dg.Component, dg.Model, dg.Resolvable):
 
 
 def definitions_of(declared: Declaration, python_path: Path) -> dg.Definitions:
-    """Return the assets, checks, jobs and schedules of a project.
+    """Return the assets and checks of a project, and the schedule that trains it again.
 
     Args:
         declared: The project.
@@ -100,88 +105,30 @@ def definitions_of(declared: Declaration, python_path: Path) -> dg.Definitions:
             *(stage_asset(project, stage) for stage in declared.policy.promotion),
             *retention_assets(project),
         ],
-        jobs=_jobs(project),
-        schedules=_schedules(project),
+        schedules=[] if declared.schedule is None else [_retraining(project, declared.schedule)],
     )
 
 
-def policies(definitions: dg.Definitions) -> dict[str, Policy]:
-    """Return the policies of the projects that some definitions hold, by project."""
-    found: dict[str, Policy] = {}
-    for job in definitions.jobs or ():
-        document = (job.metadata or {}).get(_POLICY)
-        if isinstance(document, dg.JsonMetadataValue) and isinstance(document.data, dict):
-            found[str((job.tags or {})[PROJECT_TAG])] = Policy.of(document.data)
-    return found
+def _retraining(project: Project, cron: str) -> dg.ScheduleDefinition:
+    """Return the schedule that trains a project again, each time under a name of its own."""
 
-
-def _jobs(project: Project) -> list[Any]:
-    policy = project.declared.policy
-    return [
-        project.job(
-            "datasets",
-            *(item.name for item in project.declared.datasets),
-            text="Load, check and register every dataset.",
-        ),
-        project.job(
-            "train",
-            "training_run",
-            "checkpoints",
-            "candidate",
-            kind="training",
-            text="Train one run and judge its best checkpoint.",
-        ),
-        project.job(
-            "gate",
-            "candidate",
-            text="Judge the best checkpoint of a run that has trained already.",
-            metadata={_POLICY: dg.MetadataValue.json(policy.document())},
-        ),
-        *(
-            project.job(
-                f"promote_{stage}",
-                stage,
-                text=f"Point {stage} at the model that may go there, or refuse with the reasons.",
-            )
-            for stage in policy.promotion
-        ),
-        project.job("retention", "retention_plan", text="Make a retention plan to be approved."),
-        project.job("cleanup", "cleanup", text="Carry out the approved retention plans."),
-    ]
-
-
-def _schedules(project: Project) -> list[dg.ScheduleDefinition]:
-    found = [
-        dg.ScheduleDefinition(
-            name=job_name(project.name, f"{work}_daily"),
-            job_name=job_name(project.name, work),
-            cron_schedule=cron,
-            execution_timezone="UTC",
-            default_status=dg.DefaultScheduleStatus.RUNNING,
-            description=text,
+    def retrain(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+        at = context.scheduled_execution_time.astimezone(UTC)
+        name = f"sched-{at:%Y%m%dT%H%M%SZ}"
+        context.instance.add_dynamic_partitions(str(project.runs.name), [name])
+        return dg.RunRequest(
+            run_key=name,
+            partition_key=name,
+            asset_selection=[project.key(asset) for asset in TRAINING],
+            tags=run_tags(project.name, "training"),
         )
-        for work, cron, text in (
-            ("retention", "30 2 * * *", "Make a retention plan every night; a person approves it."),
-            ("cleanup", "30 3 * * *", "Carry out the approved retention plans every night."),
-        )
-    ]
-    if project.declared.schedule is not None:
 
-        def retrain(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
-            at = context.scheduled_execution_time.astimezone(UTC)
-            name = f"sched-{at:%Y%m%dT%H%M%SZ}"
-            context.instance.add_dynamic_partitions(str(project.runs.name), [name])
-            return dg.RunRequest(run_key=name, partition_key=name)
-
-        found.append(
-            dg.ScheduleDefinition(
-                name=job_name(project.name, "retrain"),
-                job_name=job_name(project.name, "train"),
-                cron_schedule=project.declared.schedule,
-                execution_timezone="UTC",
-                execution_fn=retrain,
-                default_status=dg.DefaultScheduleStatus.RUNNING,
-                description="Train again on the newest data, under a name of its own.",
-            )
-        )
-    return found
+    return dg.ScheduleDefinition(
+        name=f"{identifier(project.name)}_retrain",
+        job_name=ALL_ASSETS_JOB,
+        cron_schedule=cron,
+        execution_timezone="UTC",
+        execution_fn=retrain,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Train again on the newest data, under a name of its own.",
+    )

@@ -1,7 +1,7 @@
 """What the assets of one project share: keys, partitions, tags and how a run is named."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, TypedDict
@@ -16,6 +16,16 @@ from artifact_pipelines.resources import RegistryResource
 
 PROJECT_TAG = "artifact_pipelines/project"
 KIND_TAG = "artifact_pipelines/kind"
+
+TRAINING = ("training_run", "checkpoints", "candidate")
+"""The assets of one training, which end in a judged model."""
+
+ALL_ASSETS_JOB = "__ASSET_JOB"
+"""The job that Dagster makes over all assets of a code location.
+
+Schedules and sensors launch their assets through it: resolving a job costs time that grows
+with the assets of its location, so two hundred projects cannot have their own.
+"""
 
 Results = Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]
 
@@ -33,6 +43,11 @@ def job_name(project: str, work: str) -> str:
 def op_name(project: str, asset: str) -> str:
     """Return the name of an asset's op, which is its place in a run's configuration."""
     return f"{identifier(project)}__{identifier(asset)}"
+
+
+def run_tags(project: str, kind: str) -> dict[str, str]:
+    """Return the tags of a Dagster run, by which its queue is limited."""
+    return {PROJECT_TAG: project, KIND_TAG: kind}
 
 
 def runs_of(project: str) -> dg.DynamicPartitionsDefinition:
@@ -81,23 +96,6 @@ class Project:
             group_name=identifier(self.name),
             owners=list(self.declared.owners),
             tags={PROJECT_TAG: self.name},
-        )
-
-    def job(
-        self,
-        work: str,
-        *assets: str,
-        text: str,
-        kind: str = "control",
-        metadata: Mapping[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401 (Dagster keeps the name of the type to itself)
-        """Return the job that materializes some assets."""
-        return dg.define_asset_job(
-            job_name(self.name, work),
-            selection=dg.AssetSelection.assets(*(self.key(asset) for asset in assets)),
-            description=text,
-            tags={PROJECT_TAG: self.name, KIND_TAG: kind},
-            metadata=metadata,
         )
 
     @contextmanager

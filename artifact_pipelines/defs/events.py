@@ -13,7 +13,7 @@ from typing import Any
 import dagster as dg
 
 from artifact_pipelines.components.candidates import automatic_stages
-from artifact_pipelines.components.project import job_name, op_name, runs_of
+from artifact_pipelines.components.project import TRAINING, op_name, run_tags, runs_of
 from artifact_pipelines.components.stages import next_model
 from artifact_pipelines.defs.mirror import AssetEvent, Mirror, identity, judgement, settled
 from artifact_pipelines.domain.policy import Policy
@@ -80,25 +80,22 @@ class Cursor:
             return None
 
 
-def event_sensor(
-    name: str, policies: Mapping[str, Policy], jobs: Iterable[Any]
-) -> dg.SensorDefinition:
+def event_sensor(name: str, policies: Mapping[str, Policy]) -> dg.SensorDefinition:
     """Return the sensor of a code location.
 
     Args:
         name: The name of the sensor.
         policies: The policies of the location's projects, by project.
-        jobs: The location's jobs.
     """
-    wanted = {
-        job_name(project, work)
+    keys = [
+        [project, asset]
         for project, policy in policies.items()
-        for work in ("gate", *(f"promote_{stage}" for stage in automatic_stages(policy)))
-    }
+        for asset in (TRAINING[-1], *automatic_stages(policy))
+    ]
 
     @dg.sensor(
         name=name,
-        jobs=[job for job in jobs if job.name in wanted],
+        asset_selection=dg.AssetSelection.assets(*keys),
         minimum_interval_seconds=SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
@@ -253,11 +250,9 @@ class _Asked:
         if settled(self.registry, work.project, work.subject, policy):
             self.shown += self.mirror.candidate(work.project, work.subject, policy)
             return False
-        return self._request(
-            f"{view.artifact.id}/{policy.digest}",
-            job_name(work.project, "gate"),
-            partition_key=work.subject,
-        )
+        key = dg.AssetKey([work.project, TRAINING[-1]])
+        subject = f"{view.artifact.id}/{policy.digest}"
+        return self._request(subject, key, partition_key=work.subject)
 
     def _model(self, work: Work) -> bool:
         policy = self._policy(work.project)
@@ -272,12 +267,10 @@ class _Asked:
             if self._is_busy(work, None):
                 still_open = True
                 continue
+            key = dg.AssetKey([work.project, stage])
+            subject = f"{model.id}/{policy.digest}/{stage}"
             config = {"ops": {op_name(work.project, stage): {"config": {"model": model.reference}}}}
-            still_open |= self._request(
-                f"{model.id}/{policy.digest}/{stage}",
-                job_name(work.project, f"promote_{stage}"),
-                run_config=config,
-            )
+            still_open |= self._request(subject, key, run_config=config)
         return still_open
 
     def _dataset(self, work: Work) -> bool:
@@ -304,28 +297,33 @@ class _Asked:
             self.notes.append(f"{work.project}/{work.subject} waits for the Dagster run {run[:8]}")
         return run is not None
 
-    def _request(self, subject: str, job: str, **asked: Any) -> bool:
-        """Ask for a Dagster run, and return whether its work stays open.
+    def _request(self, subject: str, asset: dg.AssetKey, **asked: Any) -> bool:
+        """Ask for an asset to be materialized, and return whether its work stays open.
 
         Dagster never repeats a run key, whatever became of its run, so the catalog counts.
         """
-        counted = f"{self.storage}/{subject}"
+        counted, what = f"{self.storage}/{subject}", asset.to_user_string()
         attempt = self.registry.attempts(counted)
-        ended = self._ended(f"{subject}/{attempt}", job)
+        ended = self._ended(f"{subject}/{attempt}")
         if ended is dg.DagsterRunStatus.CANCELED:
-            self.notes.append(f"{job} was cancelled, so it is not asked for again")
+            self.notes.append(f"{what} was cancelled, so it is not asked for again")
             return False
         if ended is not None:
             if attempt >= ATTEMPTS:
-                self.notes.append(f"{job} has failed {attempt} times, so a person has to look")
+                self.notes.append(f"{what} has failed {attempt} times, so a person has to look")
                 return False
             attempt = self.registry.count_attempt(counted, attempt)
         key = f"{subject}/{attempt}"
-        self.requests[key] = dg.RunRequest(run_key=key, job_name=job, **asked)
+        self.requests[key] = dg.RunRequest(
+            run_key=key,
+            asset_selection=[asset],
+            tags=run_tags(asset.path[0], "control"),
+            **asked,
+        )
         return True
 
-    def _ended(self, key: str, job: str) -> dg.DagsterRunStatus | None:
+    def _ended(self, key: str) -> dg.DagsterRunStatus | None:
         """Return how the run of a key ended, if there was one and it has."""
-        wanted = dg.RunsFilter(job_name=job, tags={_RUN_KEY: key})
+        wanted = dg.RunsFilter(tags={_RUN_KEY: key})
         runs = self.mirror.instance.get_runs(filters=wanted, limit=1)
         return runs[0].status if runs and runs[0].is_finished else None

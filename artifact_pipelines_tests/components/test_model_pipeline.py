@@ -12,7 +12,8 @@ import pytest
 from syrupy.assertion import SnapshotAssertion
 
 from artifact_pipelines.components import ModelPipeline
-from artifact_pipelines.components.model_pipeline import definitions_of, policies
+from artifact_pipelines.components.model_pipeline import definitions_of
+from artifact_pipelines.defs.location import places
 from artifact_pipelines.errors import ConfigurationError
 from artifact_pipelines.project import load_project, with_registry
 from artifact_pipelines_tests.world import PROJECT, ROOT, declaration
@@ -85,21 +86,19 @@ def test_a_yaml_becomes_a_code_location(load: Load) -> None:
         "cleanup",
     }
     assert len(list(definitions.sensors or ())) == 1
-    assert policies(definitions).keys() == {PROJECT}
+    assert places(definitions).keys() == {PROJECT}
 
 
 def test_several_projects_in_one_location_share_one_sensor(load: Load) -> None:
     definitions = load(YAML + "---" + YAML.replace("name: churn", "name: fraud"))
 
-    (sensor,) = definitions.sensors or ()
-    assert policies(definitions).keys() == {"churn", "fraud"}
-    assert isinstance(sensor, dg.SensorDefinition)
-    assert {target.job_name for target in sensor.targets} == {
-        "churn_gate",
-        "churn_promote_staging",
-        "fraud_gate",
-        "fraud_promote_staging",
+    assert places(definitions).keys() == {"churn", "fraud"}
+    assert len(list(definitions.sensors or ())) == 1
+    assert {found.name.rpartition("_")[2] for found in definitions.schedules or ()} == {
+        "nightly",
+        "retrain",
     }
+    assert len(list(definitions.schedules or ())) == 4
 
 
 @pytest.mark.parametrize(

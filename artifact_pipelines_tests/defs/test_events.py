@@ -64,20 +64,18 @@ class Daemon:
 
     def _launch(self, request: dg.RunRequest, *, fail: bool) -> None:
         definitions = self.world.definitions()
-        config = dict(request.run_config or {})
-        if fail:
-            config["ops"] = {"nobody": {}}
-        tags = {"dagster/run_key": str(request.run_key)}
+        tags = {**request.tags, "dagster/run_key": str(request.run_key)}
         loggers = {"console": {"config": {"log_level": "CRITICAL"}}}
-        job = definitions.resolve_job_def(str(request.job_name))
+        job = definitions.resolve_implicit_global_asset_job_def()
         if fail:
             run = self.world.instance.create_run_for_job(job_def=job, tags=tags)
             self.world.instance.report_run_failed(run)
             return
         job.execute_in_process(
             instance=self.world.instance,
+            asset_selection=request.asset_selection,
             partition_key=request.partition_key,
-            run_config={**config, "loggers": loggers},
+            run_config={**(request.run_config or {}), "loggers": loggers},
             tags=tags,
             raise_on_error=False,
         )
@@ -201,7 +199,7 @@ def test_a_failed_gate_run_is_asked_for_again_but_not_for_ever(daemon: Daemon) -
 
     assert [key.rpartition("/")[2] for key in daemon.launched] == ["1", "2", "3"]
     assert (Cursor.decode(daemon.cursor) or Cursor(0)).open == ()
-    assert "churn_gate has failed 3 times, so a person has to look" in reason
+    assert "churn/candidate has failed 3 times, so a person has to look" in reason
 
 
 def test_a_gate_run_that_failed_once_is_made_good(daemon: Daemon) -> None:
@@ -367,7 +365,13 @@ def test_the_sensor_ticks_under_dagster(world: World) -> None:
         found = sensor.evaluate_tick(context)
 
     assert found.run_requests is not None
-    assert [request.job_name for request in found.run_requests] == ["churn_gate"]
+    (request,) = found.run_requests
+    assert request.asset_selection == [dg.AssetKey([PROJECT, "candidate"])]
+    assert {key.name for key in request.asset_check_keys or ()} == {
+        "accuracy_min",
+        "integrity",
+        "safety",
+    }
     assert [request.partition_key for request in found.run_requests] == ["elsewhere"]
     assert len(found.dynamic_partitions_requests or ()) == 1
     assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
