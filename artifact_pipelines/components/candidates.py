@@ -6,7 +6,8 @@ import dagster as dg
 
 from artifact_pipelines.components import reports
 from artifact_pipelines.components.project import Project, Results
-from artifact_pipelines.domain.policy import Gate, MetricBound, NoWorse, Policy
+from artifact_pipelines.domain.gate import Gate, MetricBound, NoWorse
+from artifact_pipelines.domain.policy import Policy
 from artifact_pipelines.resources import RegistryResource
 
 POLICY = "policy"

@@ -12,7 +12,8 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from artifact_pipelines.domain import digest, naming
-from artifact_pipelines.domain.policy import Contract, NoWorse, Policy
+from artifact_pipelines.domain.gate import NoWorse
+from artifact_pipelines.domain.policy import Contract, Policy
 from artifact_pipelines.errors import ArtifactError, ConfigurationError
 
 # The platform's own assets stand under this name in the graph.

@@ -21,7 +21,8 @@ from artifact_pipelines.components.project import (
 from artifact_pipelines.components.retention import retention_assets
 from artifact_pipelines.components.stages import stage_asset
 from artifact_pipelines.components.training import training_assets
-from artifact_pipelines.domain.policy import Approvals, Gate, Retention, Select
+from artifact_pipelines.domain.gate import Gate
+from artifact_pipelines.domain.policy import Approvals, Retention, Select
 
 _Promotion = dict[str, Literal["automatic"] | Approvals]
 

@@ -9,28 +9,22 @@ from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
-    Discriminator,
     Field,
-    FiniteFloat,
     PlainSerializer,
     PrivateAttr,
-    Tag,
     ValidationError,
     model_validator,
 )
 
 from artifact_pipelines.domain import digest, naming
+from artifact_pipelines.domain.gate import FORMATS, GATE_FORMS, Formats, Gate, Metric, Part
 from artifact_pipelines.errors import ArtifactError, PolicyError
 
 PRODUCTION = "production"
-FORMATS = ("safetensors", "json", "parquet", "npy", "npz", "onnx", "csv", "text")
 
 # The path of a wrong field names the form that pydantic read it as, which no document has.
 _FORM = 2
-_FORMS_OF_A_GATE = frozenset({"bound", "no_worse", "formats"})
 _FORMS_OF_A_RULE = frozenset({"literal['automatic']", "Approvals"})
 
 _DURATION = re.compile(r"([0-9]{1,6})([smhdw])")
@@ -61,93 +55,10 @@ Duration = Annotated[
     timedelta, BeforeValidator(_duration), PlainSerializer(_written, return_type=str)
 ]
 
-Metric = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./-]{0,99}$")]
 Count = Annotated[int, Field(ge=1)]
 
 
-class _Frozen(BaseModel):
-    """A part of a policy: it takes no field that it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
-
-class MetricBound(_Frozen):
-    """A metric on the evaluation data has a floor or a ceiling."""
-
-    metric: Metric
-    min: FiniteFloat | None = None
-    max: FiniteFloat | None = None
-
-    @model_validator(mode="after")
-    def _bounded(self) -> Self:
-        """Refuse a gate that nothing or everything passes."""
-        if self.min is None and self.max is None:
-            raise ValueError("a metric gate needs min or max")
-        if self.min is not None and self.max is not None and self.min > self.max:
-            raise ValueError("a metric gate's min is above its max")
-        return self
-
-    @property
-    def name(self) -> str:
-        """The name of the gate."""
-        bound = "min" if self.max is None else "max" if self.min is None else "range"
-        return f"{_identifier(self.metric)}_{bound}"
-
-
-class NoWorse(_Frozen):
-    """A metric is no worse than that of the model in production, on the same data."""
-
-    metric: Metric
-    no_worse_than: Literal["production"]
-    tolerance: FiniteFloat = Field(default=0.0, ge=0.0)
-    mode: Literal["max", "min"] = "max"
-
-    @property
-    def name(self) -> str:
-        """The name of the gate."""
-        return f"{_identifier(self.metric)}_no_worse_than_production"
-
-
-class Formats(_Frozen):
-    """Every file of the model is of an allowed format, by its content."""
-
-    formats: tuple[
-        Literal["safetensors", "json", "parquet", "npy", "npz", "onnx", "csv", "text"], ...
-    ]
-
-    @property
-    def name(self) -> str:
-        """The name of the gate."""
-        return "safety"
-
-
-def _identifier(metric: str) -> str:
-    """Return a metric's name as a gate may carry it, whose name is also an asset check's."""
-    return re.sub(r"[^A-Za-z0-9_]", "_", metric)
-
-
-def _which(value: object) -> str:
-    """Return which gate a mapping describes, by the fields it has."""
-    if isinstance(value, Mapping):
-        keys = set(value)
-    elif isinstance(value, _Frozen):
-        keys = set(type(value).model_fields)
-    else:
-        keys = set()
-    if "formats" in keys:
-        return "formats"
-    return "no_worse" if "no_worse_than" in keys else "bound"
-
-
-Gate = Annotated[
-    Annotated[MetricBound, Tag("bound")]
-    | Annotated[NoWorse, Tag("no_worse")]
-    | Annotated[Formats, Tag("formats")],
-    Discriminator(_which),
-]
-
-
-class Select(_Frozen):
+class Select(Part):
     """Which checkpoint of a run is put forward first, and how many may follow it."""
 
     metric: Metric
@@ -155,14 +66,14 @@ class Select(_Frozen):
     tries: int = Field(default=1, ge=1, le=100, alias="try")
 
 
-class Approvals(_Frozen):
+class Approvals(Part):
     """How many people must approve, and whether whoever asked may be one of them."""
 
     approvals: int = Field(ge=1, le=20)
     author_may_approve: bool = True
 
 
-class Keep(_Frozen):
+class Keep(Part):
     """The checkpoints of a run that stay whatever their age.
 
     Attributes:
@@ -188,7 +99,7 @@ class Keep(_Frozen):
     yearly: Count | None = None
 
 
-class Retention(_Frozen):
+class Retention(Part):
     """What is kept and when the rest may go."""
 
     keep: Keep = Keep()
@@ -196,14 +107,14 @@ class Retention(_Frozen):
     max_share: float = Field(default=0.9, gt=0.0, le=1.0, description="of all items in one plan")
 
 
-class Contract(_Frozen):
+class Contract(Part):
     """What a dataset must be: a Pandera schema, a Great Expectations suite, or both."""
 
     schema_: str | None = Field(default=None, alias="schema")
     expectations: dict[str, Any] | None = None
 
 
-class Policy(_Frozen):
+class Policy(Part):
     """The policy of one project."""
 
     evaluate: str | None = None
@@ -292,7 +203,7 @@ class Policy(_Frozen):
 def _sentence(error: ValidationError) -> str:
     """Return what is wrong first, with the path of the field as it stands in the document."""
     first = error.errors()[0]
-    forms = {"gates": _FORMS_OF_A_GATE, "promotion": _FORMS_OF_A_RULE}
+    forms = {"gates": GATE_FORMS, "promotion": _FORMS_OF_A_RULE}
     known = forms.get(str(first["loc"][0]) if first["loc"] else "", frozenset())
     parts = [
         str(part) for depth, part in enumerate(first["loc"]) if depth != _FORM or part not in known

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from artifact_pipelines.domain.policy import MetricBound, NoWorse
+from artifact_pipelines.domain.gate import MetricBound, NoWorse
 from artifact_pipelines.domain.verdict import Finding
 
 

@@ -12,7 +12,8 @@ from typing import Any
 from artifact_pipelines.catalog import ledger
 from artifact_pipelines.catalog.catalog import Transaction
 from artifact_pipelines.domain import digest
-from artifact_pipelines.domain.policy import Contract, Formats, MetricBound, NoWorse, Policy
+from artifact_pipelines.domain.gate import Formats, MetricBound, NoWorse
+from artifact_pipelines.domain.policy import Contract, Policy
 from artifact_pipelines.domain.record import Input
 from artifact_pipelines.domain.signing import SignedStatement
 from artifact_pipelines.domain.verdict import Finding, Verdict

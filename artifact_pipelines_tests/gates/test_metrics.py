@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from artifact_pipelines.domain.policy import MetricBound, NoWorse
+from artifact_pipelines.domain.gate import MetricBound, NoWorse
 from artifact_pipelines.gates.metrics import bound_finding, no_worse_finding
 
 FLOOR = MetricBound(metric="accuracy", min=0.9)

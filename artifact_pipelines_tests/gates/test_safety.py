@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
-from artifact_pipelines.domain.policy import FORMATS
+from artifact_pipelines.domain.gate import FORMATS
 from artifact_pipelines.gates import formats, safety
 from artifact_pipelines.gates.safety import inspect, safety_finding
 from artifact_pipelines_tests.gates.test_pickles import real_loader
