@@ -22,7 +22,8 @@ from artifact_pipelines.components.retention import retention_assets
 from artifact_pipelines.components.stages import stage_asset
 from artifact_pipelines.components.training import training_assets
 from artifact_pipelines.domain.gate import Gate
-from artifact_pipelines.domain.policy import Approvals, Retention, Select
+from artifact_pipelines.domain.keeping import Retention
+from artifact_pipelines.domain.policy import Approvals, Select
 
 _Promotion = dict[str, Literal["automatic"] | Approvals]
 

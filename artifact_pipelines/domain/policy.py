@@ -3,22 +3,20 @@
 The digest of the policy document is named in every verdict, approval and promotion.
 """
 
-import re
 from collections.abc import Mapping
-from datetime import timedelta
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import (
-    BeforeValidator,
     Field,
-    PlainSerializer,
     PrivateAttr,
     ValidationError,
     model_validator,
 )
 
 from artifact_pipelines.domain import digest, naming
-from artifact_pipelines.domain.gate import FORMATS, GATE_FORMS, Formats, Gate, Metric, Part
+from artifact_pipelines.domain.gate import FORMATS, GATE_FORMS, Formats, Gate
+from artifact_pipelines.domain.keeping import Retention
+from artifact_pipelines.domain.part import Metric, Part
 from artifact_pipelines.errors import ArtifactError, PolicyError
 
 PRODUCTION = "production"
@@ -26,36 +24,6 @@ PRODUCTION = "production"
 # The path of a wrong field names the form that pydantic read it as, which no document has.
 _FORM = 2
 _FORMS_OF_A_RULE = frozenset({"literal['automatic']", "Approvals"})
-
-_DURATION = re.compile(r"([0-9]{1,6})([smhdw])")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-
-
-def _duration(value: object) -> timedelta:
-    """Return the duration that a text writes."""
-    if isinstance(value, timedelta) and value >= timedelta():
-        return value
-    found = _DURATION.fullmatch(value) if isinstance(value, str) else None
-    if found is None:
-        raise ValueError("expected a duration such as 12h, 30d or 4w")
-    return timedelta(**{_UNITS[found[2]]: int(found[1])})
-
-
-def _written(value: timedelta) -> str:
-    """Return a duration in the largest unit that divides it."""
-    seconds = int(value.total_seconds())
-    for unit, name in reversed(_UNITS.items()):
-        whole = int(timedelta(**{name: 1}).total_seconds())
-        if seconds and seconds % whole == 0:
-            return f"{seconds // whole}{unit}"
-    return "0s"
-
-
-Duration = Annotated[
-    timedelta, BeforeValidator(_duration), PlainSerializer(_written, return_type=str)
-]
-
-Count = Annotated[int, Field(ge=1)]
 
 
 class Select(Part):
@@ -71,40 +39,6 @@ class Approvals(Part):
 
     approvals: int = Field(ge=1, le=20)
     author_may_approve: bool = True
-
-
-class Keep(Part):
-    """The checkpoints of a run that stay whatever their age.
-
-    Attributes:
-        last: How many of the highest steps.
-        best: How many of the best by the metric that the project selects by.
-        every: One at each multiple of this many steps.
-        within: Those that are not older.
-        hourly: The newest of each of so many hours that have one; the same for the next.
-        daily: Of each day, in UTC.
-        weekly: Of each ISO week.
-        monthly: Of each month.
-        yearly: Of each year.
-    """
-
-    last: int = Field(default=1, ge=0)
-    best: int = Field(default=1, ge=0)
-    every: Count | None = None
-    within: Duration | None = None
-    hourly: Count | None = None
-    daily: Count | None = None
-    weekly: Count | None = None
-    monthly: Count | None = None
-    yearly: Count | None = None
-
-
-class Retention(Part):
-    """What is kept and when the rest may go."""
-
-    keep: Keep = Keep()
-    forget_after: Duration | None = None
-    max_share: float = Field(default=0.9, gt=0.0, le=1.0, description="of all items in one plan")
 
 
 class Contract(Part):

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from artifact_pipelines.domain.policy import Keep, Retention, Select
+from artifact_pipelines.domain.keeping import Keep, Retention
+from artifact_pipelines.domain.policy import Select
 from artifact_pipelines.domain.record import Kind
 
 

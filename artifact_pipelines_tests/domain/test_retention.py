@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from artifact_pipelines.domain.policy import Policy, Retention, Select
+from artifact_pipelines.domain.keeping import Retention
+from artifact_pipelines.domain.policy import Policy, Select
 from artifact_pipelines.domain.record import Kind
 from artifact_pipelines.domain.retention import Action, Item, plan
 
