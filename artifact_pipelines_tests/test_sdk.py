@@ -34,7 +34,7 @@ from artifact_pipelines.errors import (
     UnknownArtifactError,
 )
 from artifact_pipelines.registry import Registry, open_registry
-from artifact_pipelines.sdk import provenance
+from artifact_pipelines.sdk import machine, provenance
 from artifact_pipelines.sdk.state import read_state, write_state
 
 STEPS = 6
@@ -446,7 +446,7 @@ class TestProvenance:
             run.checkpoint(WEIGHTS, step=1)
 
         packages = registry.read("p/r", "environment.txt")
-        surroundings = provenance.surroundings()
+        surroundings = machine.surroundings()
         assert run.params == {"lr": 0.1, "layers": [1, 2]}
         assert f"numpy=={np.__version__}\n" in packages.decode()
         assert packages.decode().splitlines() == sorted(packages.decode().splitlines())
@@ -470,25 +470,31 @@ class TestProvenance:
         script = tmp_path / "train.py"
         script.write_text("1")
         git("init")
-        empty = provenance.code_of(script, None)
+        empty = provenance.code_of(script, None).facts
         git("add", "train.py")
         git("commit", "-m", "x")
         (tmp_path / "notes.txt").touch()
-        clean = provenance.code_of(script, None)
-        (tmp_path / "model.py").touch()
-        dirty = provenance.code_of(script, "train:fit")
+        clean = provenance.code_of(script, None).facts
+        (tmp_path / "model.py").write_text("2")
+        dirty = provenance.code_of(script, "train:fit").facts
 
         assert empty == {"dirty": True, "entry_point": "train.py"}
         assert clean["dirty"] is False
         assert re.fullmatch(r"[0-9a-f]{40}", clean["commit"])
-        assert dirty == {"commit": clean["commit"], "dirty": True, "entry_point": "train:fit"}
+        assert dirty == {
+            "commit": clean["commit"],
+            "dirty": True,
+            "diff": "code.diff",
+            "entry_point": "train:fit",
+        }
 
     def test_code_outside_any_repository_is_known_by_its_name(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(tmp_path)
 
-        assert provenance.code_of(tmp_path / "train.py", None) == {"entry_point": "train.py"}
+        found = provenance.code_of(tmp_path / "train.py", None)
+        assert found.facts == {"entry_point": "train.py"}
 
     def test_a_run_without_a_name_is_named_by_the_time(self, home: Path) -> None:
         with start_run("p", home=home) as first:

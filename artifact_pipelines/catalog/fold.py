@@ -334,6 +334,27 @@ def _tag(tx: Transaction, leaf: Leaf, body: Body) -> None:
         )
 
 
+def _declare(tx: Transaction, leaf: Leaf, body: Body) -> None:
+    edge = tables.edge
+    where = sa.and_(
+        edge.c.child == leaf.subject,
+        edge.c.parent == body["parent"],
+        edge.c.role == body["role"],
+        edge.c.kind != "observed",
+    )
+    tx.conn.execute(sa.delete(edge).where(where))
+    there = sa.select(edge.c.kind).where(
+        edge.c.child == leaf.subject, edge.c.parent == body["parent"], edge.c.role == body["role"]
+    )
+    # What was seen needs nobody's word.
+    if tx.conn.execute(there).first() is None:
+        tx.conn.execute(
+            sa.insert(edge).values(
+                child=leaf.subject, parent=body["parent"], role=body["role"], kind=body["kind"]
+            )
+        )
+
+
 def _nothing(_tx: Transaction, _leaf: Leaf, _body: Body) -> None:
     """Leave the tables as they are: the leaf itself is the fact."""
 
@@ -359,6 +380,7 @@ _HANDLERS: Mapping[str, Callable[[Transaction, Leaf, Body], None]] = {
     "prune": _nothing,
     "tag": _tag,
     "annotate": _nothing,
+    "declare": _declare,
 }
 
 

@@ -8,7 +8,7 @@ is sealed JSON: its fields and a salt, cited by the SHA-256 of its bytes. The bo
     policy_set    statement {type: policy, origin, project, policy, nonce}
     publish       kind, project, name, step, attempt, version, content, object,
                   object_sha256, annex
-    run_finish    project, name, outcome, reason
+    run_finish    project, name, outcome, reason, annex
     run_resume    project, name
     verdict       statement {type: verdict, origin, project, artifact, gate, passed, policy,
                   baseline, evaluation, gate_code, reasons, values, evidence}
@@ -28,6 +28,7 @@ is sealed JSON: its fields and a salt, cited by the SHA-256 of its bytes. The bo
     prune         pack, bytes, chunks
     tag           project, name, value
     annotate      project, text
+    declare       project, parent, role, kind, how
 
 A statement is text beside `key` and `signature` (see `signing`).
 """

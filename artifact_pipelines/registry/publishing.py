@@ -93,6 +93,7 @@ class Publishing(Reading):
         inputs: Sequence[Input] = (),
         code: Mapping[str, Any] | None = None,
         files: Files | None = None,
+        facts: Mapping[str, Any] | None = None,
         annex: Mapping[str, Any] | None = None,
     ) -> Artifact:
         """Return the training run of a name, begun now or begun before.
@@ -116,6 +117,7 @@ class Publishing(Reading):
             code=code or {},
             lock=digest.sha256(lock) if isinstance(lock, bytes) else None,
             nonce=secrets.token_hex(16),
+            facts=facts or {},
         )
         with contextlib.suppress(UnknownArtifactError):
             return self._continue(self.run(project, name).artifact, record)
@@ -176,12 +178,25 @@ class Publishing(Reading):
         )
         return steps.run(self.publish(Draft(record, {}, reused)))
 
-    def finish_run(self, run: Artifact, outcome: str, reason: str = "") -> None:
+    def finish_run(
+        self,
+        run: Artifact,
+        outcome: str,
+        reason: str = "",
+        *,
+        annex: Mapping[str, Any] | None = None,
+    ) -> None:
         """Record how a run ended; the same end twice is one."""
         view = self.run(run.project, run.name)
         if view.state == outcome and view.reason == reason:
             return
-        body = {"project": run.project, "name": run.name, "outcome": outcome, "reason": reason}
+        body = {
+            "project": run.project,
+            "name": run.name,
+            "outcome": outcome,
+            "reason": reason,
+            "annex": self._put_annex(annex),
+        }
         self.append("run_finish", run.id, body)
 
     def publish(self, draft: Draft) -> Steps[Artifact]:

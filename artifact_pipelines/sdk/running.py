@@ -5,7 +5,7 @@ import operator
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,16 @@ from artifact_pipelines.errors import (
     UnknownArtifactError,
 )
 from artifact_pipelines.sdk.files import files_of, load_tensors, plain_file, save_tensors
-from artifact_pipelines.sdk.provenance import code_of, environment, main_file, surroundings
+from artifact_pipelines.sdk.machine import surroundings, threads, usage
+from artifact_pipelines.sdk.provenance import (
+    CODE_DIFF,
+    Code,
+    code_of,
+    lock_file,
+    main_file,
+    packages,
+    seeds_of,
+)
 from artifact_pipelines.sdk.state import read_state, write_state
 from artifact_pipelines.settings import Settings
 
@@ -337,6 +346,7 @@ def start_run(
     params: Mapping[str, Any] | None = None,
     inputs: Sequence[str] | Mapping[str, str] = (),
     resume_from: str | None = None,
+    seeds: Mapping[str, int] | None = None,
     home: str | Path | None = None,
     reuse: bool = False,
 ) -> Iterator[Run]:
@@ -351,6 +361,7 @@ def start_run(
         inputs: References of datasets, such as `digits/images@latest`; as a mapping, by the
             name under which `Run.dataset` finds them.
         resume_from: The reference of another run's checkpoint to go on from.
+        seeds: Seeds by what they are for; parameters called `seed` are found by themselves.
         home: The home of the registry; `ARTIFACT_PIPELINES_HOME` when left out.
         reuse: Whether to yield a complete run too, with `Run.complete` true.
 
@@ -358,9 +369,8 @@ def start_run(
         ConflictError: The run is complete, or was begun with other parameters or inputs.
         TrainerError: The block saved no checkpoint.
     """
-    with running(
-        Request(project, name, params or {}, inputs, resume_from), settings_of(home), reuse=reuse
-    ) as run:
+    request = Request(project, name, params or {}, inputs, resume_from, seeds or {})
+    with running(request, settings_of(home), reuse=reuse) as run:
         yield run
 
 
@@ -373,6 +383,7 @@ class Request:
     params: Mapping[str, Any]
     inputs: Sequence[str] | Mapping[str, str]
     resume_from: str | None
+    seeds: Mapping[str, int] = field(default_factory=dict)
 
 
 @contextlib.contextmanager
@@ -381,7 +392,7 @@ def running(
     settings: Settings,
     *,
     reuse: bool = False,
-    code: Mapping[str, Any] | None = None,
+    code: Code | None = None,
     annex: Mapping[str, Any] | None = None,
     on_checkpoint: "Callable[[Artifact], None] | None" = None,
 ) -> Iterator[Run]:
@@ -389,6 +400,16 @@ def running(
     with contextlib.ExitStack() as stack:
         registry = stack.enter_context(_open(settings))
         base = _base(registry, request.resume_from)
+        code = code_of(main_file(), None) if code is None else code
+        installed = packages()
+        files: dict[str, Path | bytes] = {ENVIRONMENT_FILE: lock_file(installed)}
+        if code.diff is not None:
+            files[CODE_DIFF] = code.diff
+        facts = {
+            "packages": installed,
+            "seeds": seeds_of(request.params, request.seeds),
+            "threads": threads(),
+        }
         artifact = registry.start_run(
             request.project,
             request.name or f"run-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}",
@@ -397,9 +418,10 @@ def running(
                 *_datasets(registry, request.inputs),
                 *([] if base is None else [Input("resume", base.id)]),
             ],
-            code=code_of(main_file(), None) if code is None else code,
-            files={ENVIRONMENT_FILE: environment()},
-            annex={**surroundings(), **(annex or {})},
+            code=code.facts,
+            files=files,
+            facts=facts,
+            annex={**surroundings(), "repository": code.origin, **(annex or {})},
         )
         workdir = stack.enter_context(
             tempfile.TemporaryDirectory(prefix="artifact-pipelines-", ignore_cleanup_errors=True)
@@ -415,13 +437,13 @@ def running(
             run.check_saved()
         except BaseException as error:
             try:
-                registry.finish_run(artifact, "failed", _reason(error))
+                registry.finish_run(artifact, "failed", _reason(error), annex=usage())
             except Exception as second:  # noqa: BLE001 (the trainer's own error is the one to see)
                 error.add_note(f"That the run failed could not be recorded: {second}")
             raise
         finally:
             run.close()
-        registry.finish_run(artifact, "finished")
+        registry.finish_run(artifact, "finished", annex=usage())
 
 
 def settings_of(home: str | Path | None) -> Settings:

@@ -5,6 +5,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -93,12 +94,13 @@ def _train(
         job.get("inputs") or {},
         job.get("resume_from"),
     )
+    code = code_of(None if file is None else Path(file), job["train"])
     with running(
         request,
         settings_of(None),
         reuse=True,
-        code=code_of(None if file is None else Path(file), job["train"]),
-        annex=annex,
+        code=replace(code, facts={**code.facts, **(job.get("code") or {})}),
+        annex={**annex, **(job.get("dagster") or {})},
         on_checkpoint=report,
     ) as run:
         if run.complete:
