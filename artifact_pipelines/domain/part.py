@@ -10,7 +10,7 @@ _DURATION = re.compile(r"([0-9]{1,6})([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-def _duration(value: object) -> timedelta:
+def duration(value: object) -> timedelta:
     """Return the duration that a text writes."""
     if isinstance(value, timedelta) and value >= timedelta():
         return value
@@ -20,7 +20,7 @@ def _duration(value: object) -> timedelta:
     return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
-def _written(value: timedelta) -> str:
+def written(value: timedelta) -> str:
     """Return a duration in the largest unit that divides it."""
     seconds = int(value.total_seconds())
     for unit, name in reversed(_UNITS.items()):
@@ -31,7 +31,7 @@ def _written(value: timedelta) -> str:
 
 
 Duration = Annotated[
-    timedelta, BeforeValidator(_duration), PlainSerializer(_written, return_type=str)
+    timedelta, BeforeValidator(duration), PlainSerializer(written, return_type=str)
 ]
 
 Metric = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./-]{0,99}$")]

@@ -2,19 +2,25 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from typing import Final
 
-from artifact_pipelines.domain.keeping import Keep, Retention
+from artifact_pipelines.domain.keeping import NEVER, Best, Costs, Keep, Retention, Rule
 from artifact_pipelines.domain.policy import Select
 from artifact_pipelines.domain.record import Kind
+
+GIGABYTE: Final = 10**9
+MONTH: Final = timedelta(days=30)
 
 
 class Action(StrEnum):
     """What becomes of an artifact."""
 
     KEEP = "keep"
+    ARCHIVE = "archive"
+    SLIM = "slim"
     FORGET = "forget"
 
 
@@ -25,20 +31,34 @@ class Item:
     Attributes:
         id: The artifact id.
         kind: Its kind.
-        run: The run of a checkpoint.
-        step: The step of a checkpoint.
+        group: What it is counted in: the run of a checkpoint, the name of another kind.
+        number: The step of a checkpoint, the version of another kind.
         published: When it was registered.
-        metric: The value of the metric that the project selects by, or nothing.
+        metrics: What was measured of it.
         holds: Why it may not go, whatever the policy says.
+        size: Its bytes that are still there.
+        training_bytes: Those of them that only training needs.
+        archived: Whether its bytes are in the cold tier.
+        final: Whether it is the last checkpoint of a run that finished.
+        ready: Whether it passed every gate, or a model made from it did.
+        stages: The stages that point or pointed at it, or at a model made from it.
+        tags: Its tags.
     """
 
     id: str
     kind: Kind
-    run: str | None
-    step: int | None
+    group: str | None
+    number: int | None
     published: datetime
-    metric: float | None
+    metrics: Mapping[str, float] = field(default_factory=dict)
     holds: tuple[str, ...] = ()
+    size: int = 0
+    training_bytes: int = 0
+    archived: bool = False
+    final: bool = False
+    ready: bool = False
+    stages: frozenset[str] = frozenset()
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,55 +78,221 @@ class Decision:
     reasons: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """What the policy says about one artifact, with the rule that says it.
+
+    Attributes:
+        number: The number of the rule, or nothing for the policy's own terms.
+    """
+
+    number: int | None
+    keep: Keep | None
+    archive_after: timedelta | None
+    slim_after: timedelta | None
+    forget_after: timedelta | None
+    max_bytes: int | None
+
+    def named(self, term: str) -> str:
+        """Return a term's name, with its rule's where a rule says it."""
+        return term if self.number is None else f"rules[{self.number}].{term}"
+
+
 def plan(
     items: Sequence[Item], policy: Retention, select: Select | None, now: datetime
 ) -> list[Decision]:
     """Return a decision for every item, in the order of the items.
 
-    Only checkpoints and models go; datasets and training runs always stay. A checkpoint
-    stays while any rule keeps it, and a model while anything holds it.
+    Checkpoints and models go; datasets and training runs only where a rule is about their
+    kind. What a hold or a keep rule keeps stays as it is; the rest is archived, slimmed and
+    forgotten as it grows older.
     """
-    kept: dict[str, list[str]] = {item.id: [] for item in items}
-    runs: dict[str, list[Item]] = {}
-    for item in items:
-        if item.kind is Kind.CHECKPOINT:
-            runs.setdefault(item.run or "", []).append(item)
-    for checkpoints in runs.values():
-        ordered = sorted(checkpoints, key=lambda item: (item.step or 0, item.published, item.id))
-        for item, reason in _kept_of_run(ordered, policy.keep, select, now):
-            kept[item.id].append(reason)
-    return [_decide(item, kept[item.id], policy, now) for item in items]
+    terms = [_terms(item, policy, now) for item in items]
+    kept = _kept(items, terms, select, now)
+    decided = [
+        _decide(item, term, kept.get(item.id, ()), policy.costs, now)
+        for item, term in zip(items, terms, strict=True)
+    ]
+    return _within_bytes(items, terms, decided)
 
 
-def _decide(item: Item, kept: Sequence[str], policy: Retention, now: datetime) -> Decision:
+def costs(item: Item, prices: Costs, left: timedelta | None) -> tuple[float, float]:
+    """Return what an item costs where it is and in the archive, for the time it has left."""
+    remaining = max(prices.horizon if left is None else left, timedelta())
+    size = item.size / GIGABYTE
+    hot = size * prices.hot.storage * (remaining / MONTH)
+    cold = size * prices.ratio * prices.cold.storage * (max(remaining, prices.cold.minimum) / MONTH)
+    return hot, cold + size * prices.ratio * prices.cold.retrieval * prices.reads
+
+
+def _terms(item: Item, policy: Retention, now: datetime) -> _Terms | None:
+    """Return the terms of the first rule that fits, of the policy, or nothing."""
+    for number, rule in enumerate(policy.rules):
+        if _fits(rule, item, now):
+            return _Terms(
+                number,
+                policy.keep if rule.keep is None and item.kind is Kind.CHECKPOINT else rule.keep,
+                _either(rule.archive_after, policy.archive_after),
+                _either(rule.slim_after, policy.slim_after),
+                _either(rule.forget_after, policy.forget_after),
+                rule.max_bytes,
+            )
+    if item.kind not in {Kind.CHECKPOINT, Kind.MODEL}:
+        return None
+    return _Terms(
+        None,
+        policy.keep if item.kind is Kind.CHECKPOINT else None,
+        policy.archive_after,
+        policy.slim_after,
+        policy.forget_after,
+        policy.max_bytes if item.kind is Kind.CHECKPOINT else None,
+    )
+
+
+def _either(term: timedelta | None, otherwise: timedelta | None) -> timedelta | None:
+    return otherwise if term is None else None if term == NEVER else term
+
+
+def _fits(rule: Rule, item: Item, now: datetime) -> bool:
+    age = now - item.published
+    name, _, value = (rule.tag or "").partition("=")
+    return (
+        item.kind == rule.kind
+        and (rule.stage is None or rule.stage in item.stages)
+        and (rule.tag is None or (name in item.tags and value in {"", item.tags[name]}))
+        and (rule.state is None or item.ready == (rule.state == "production-ready"))
+        and (rule.older_than is None or age > rule.older_than)
+        and (rule.younger_than is None or age < rule.younger_than)
+    )
+
+
+def _kept(
+    items: Sequence[Item], terms: Sequence[_Terms | None], select: Select | None, now: datetime
+) -> dict[str, list[str]]:
+    """Return why items are kept, by id; each is counted in the whole of its group."""
+    groups: dict[tuple[Kind, str], list[tuple[Item, _Terms | None]]] = {}
+    for item, term in zip(items, terms, strict=True):
+        groups.setdefault((item.kind, item.group or ""), []).append((item, term))
+    found: dict[str, list[str]] = {}
+    for members in groups.values():
+        members.sort(key=lambda pair: (pair[0].number or 0, pair[0].published, pair[0].id))
+        ordered = [item for item, _ in members]
+        keeps = {term.keep: None for _, term in members if term is not None and term.keep}
+        for keep in keeps:
+            under = {item.id for item, term in members if term is not None and term.keep == keep}
+            for item, reason in _kept_of_group(ordered, keep, select, now):
+                if item.id in under:
+                    found.setdefault(item.id, []).append(reason)
+    return found
+
+
+def _decide(
+    item: Item, terms: _Terms | None, kept: Sequence[str], prices: Costs | None, now: datetime
+) -> Decision:
     if item.holds:
         return Decision(item.id, Action.KEEP, "hold", item.holds)
-    if item.kind not in {Kind.CHECKPOINT, Kind.MODEL}:
+    if terms is None:
         return Decision(item.id, Action.KEEP, "kind", (f"every {item.kind} stays",))
     if kept:
-        return Decision(item.id, Action.KEEP, "keep", tuple(kept))
-    if policy.forget_after is None:
-        return Decision(item.id, Action.KEEP, "forget_after", ("the policy forgets nothing",))
-    if now - item.published < policy.forget_after:
-        return Decision(item.id, Action.KEEP, "forget_after", ("it is not old enough to go",))
-    reason = f"nothing keeps it and it is older than {policy.forget_after}"
-    return Decision(item.id, Action.FORGET, "forget_after", (reason,))
+        return Decision(item.id, Action.KEEP, terms.named("keep"), tuple(kept))
+    return _aged(item, terms, prices, now - item.published)
 
 
-def _kept_of_run(
+def _aged(item: Item, terms: _Terms, prices: Costs | None, age: timedelta) -> Decision:
+    """Return what becomes of an item that nothing keeps, by its age."""
+    if terms.forget_after is not None and age >= terms.forget_after:
+        why = f"nothing keeps it and it is older than {terms.forget_after}"
+        return Decision(item.id, Action.FORGET, terms.named("forget_after"), (why,))
+    if terms.slim_after is not None and age >= terms.slim_after and item.training_bytes:
+        why = f"nothing keeps what only training needs and it is older than {terms.slim_after}"
+        return Decision(item.id, Action.SLIM, terms.named("slim_after"), (why,))
+    if terms.archive_after is not None and age >= terms.archive_after and not item.archived:
+        return _archived(item, terms, prices, age)
+    never = terms.forget_after is None
+    why = "the policy forgets nothing" if never else "it is not old enough to go"
+    return Decision(item.id, Action.KEEP, terms.named("forget_after"), (why,))
+
+
+def _archived(item: Item, terms: _Terms, prices: Costs | None, age: timedelta) -> Decision:
+    """Return that an item moves to the archive, unless it would cost more there."""
+    reasons = [f"nothing needs it at hand and it is older than {terms.archive_after}"]
+    if prices is not None:
+        left = None if terms.forget_after is None else terms.forget_after - age
+        hot, cold = costs(item, prices, left)
+        if cold >= hot:
+            why = f"it would cost {cold:.4g} in the archive and costs {hot:.4g} where it is"
+            return Decision(item.id, Action.KEEP, "costs", (why,))
+        reasons.append(f"it costs {cold:.4g} in the archive and {hot:.4g} where it is")
+    return Decision(item.id, Action.ARCHIVE, terms.named("archive_after"), tuple(reasons))
+
+
+def _within_bytes(
+    items: Sequence[Item], terms: Sequence[_Terms | None], decided: list[Decision]
+) -> list[Decision]:
+    """Forget the oldest that nothing keeps, where what stays has more bytes than it may."""
+    limits: dict[_Terms, list[int]] = {}
+    for place, term in enumerate(terms):
+        if term is not None and term.max_bytes is not None:
+            limits.setdefault(term, []).append(place)
+    for term, places in limits.items():
+        total = sum(items[place].size for place in places if decided[place].action != Action.FORGET)
+        limit = term.max_bytes or 0
+        for place in sorted(places, key=lambda place: (items[place].published, items[place].id)):
+            if total <= limit:
+                break
+            if decided[place].action == Action.FORGET or _is_kept(decided[place]):
+                continue
+            why = f"nothing keeps it and it is the oldest where {total} bytes exceed {limit}"
+            decided[place] = Decision(
+                items[place].id, Action.FORGET, term.named("max_bytes"), (why,)
+            )
+            total -= items[place].size
+    return decided
+
+
+def _is_kept(decision: Decision) -> bool:
+    """Return whether a hold or a keep rule decided, and not merely the age."""
+    return decision.rule in {"hold", "kind"} or decision.rule.endswith("keep")
+
+
+def _kept_of_group(
     ordered: Sequence[Item], keep: Keep, select: Select | None, now: datetime
 ) -> Iterable[tuple[Item, str]]:
-    """Yield the checkpoints of one run that a rule keeps, with the rule; by step, as numbers."""
+    """Yield the items of one group that a rule keeps, with the rule; by number, as numbers."""
+    group = "run" if ordered[0].kind is Kind.CHECKPOINT else "name"
     for item in ordered[max(0, len(ordered) - keep.last) :]:
-        yield item, f"it is among the last {keep.last} of its run"
-    if select is not None:
-        for item in _best(ordered, keep.best, select):
-            yield item, f"it is among the best {keep.best} of its run by {select.metric}"
-    for item in ordered:
-        if keep.every is not None and (item.step or 0) % keep.every == 0:
-            yield item, f"its step is a multiple of {keep.every}"
-        if keep.within is not None and now - item.published <= keep.within:
-            yield item, f"it is younger than {keep.within}"
+        yield item, f"it is among the last {keep.last} of its {group}"
+    best: Best = keep.best
+    metric = best.metric or (select.metric if select is not None else None)
+    if metric is not None:
+        mode = best.mode if best.metric or select is None else select.mode
+        for item in _best(ordered, best.count, metric, mode):
+            yield item, f"it is among the best {best.count} of its {group} by {metric}"
+    if keep.final:
+        for item in ordered:
+            if item.final:
+                yield item, "it is the final one of a finished run"
+    yield from _regular(ordered, keep)
+    yield from _recent(ordered, keep, now)
+
+
+def _regular(ordered: Sequence[Item], keep: Keep) -> Iterable[tuple[Item, str]]:
+    """Yield the items at a distance in steps or in time from one another."""
+    if isinstance(keep.every, timedelta):
+        for item in _spaced(ordered, keep.every):
+            yield item, f"it is the first one after {keep.every}"
+    elif keep.every is not None:
+        for item in ordered:
+            if (item.number or 0) % keep.every == 0:
+                yield item, f"its step is a multiple of {keep.every}"
+
+
+def _recent(ordered: Sequence[Item], keep: Keep, now: datetime) -> Iterable[tuple[Item, str]]:
+    """Yield the items that are young, or the newest of a period."""
+    if keep.within is not None:
+        for item in ordered:
+            if now - item.published <= keep.within:
+                yield item, f"it is younger than {keep.within}"
     for name, period in _PERIODS.items():
         wanted = getattr(keep, name)
         if wanted is not None:
@@ -114,15 +300,24 @@ def _kept_of_run(
                 yield item, f"it is the newest of one of the last {wanted} {name} periods"
 
 
-def _best(ordered: Sequence[Item], wanted: int, select: Select) -> list[Item]:
+def _best(ordered: Sequence[Item], wanted: int, metric: str, mode: str) -> list[Item]:
     """Return the best by the metric; of equals the later, and no value that is not finite."""
-    sign = -1.0 if select.mode == "max" else 1.0
+    sign = -1.0 if mode == "max" else 1.0
     measured = [
-        (sign * item.metric, -place, item)
+        (sign * item.metrics[metric], -place, item)
         for place, item in enumerate(ordered)
-        if item.metric is not None and math.isfinite(item.metric)
+        if math.isfinite(item.metrics.get(metric, math.nan))
     ]
     return [item for _, _, item in sorted(measured, key=lambda found: found[:2])[:wanted]]
+
+
+def _spaced(ordered: Sequence[Item], interval: timedelta) -> Iterable[Item]:
+    """Yield the first item, and each next one that is so much younger than the one before."""
+    last: datetime | None = None
+    for item in sorted(ordered, key=lambda item: (item.published, item.id)):
+        if last is None or item.published - last >= interval:
+            last = item.published
+            yield item
 
 
 def _newest(

@@ -259,16 +259,16 @@ class Retiring(Promoting):
         found = self.catalog.read(_live, project)
         artifacts = [Artifact.of(row) for row in found]
         holds = self._holds(project, artifacts)
-        metric = policy.select.metric if policy.select else ""
         items = [
             Item(
                 artifact.id,
                 artifact.kind,
-                artifact.name if artifact.kind is Kind.CHECKPOINT else None,
-                artifact.step,
+                artifact.name,
+                artifact.version if artifact.step is None else artifact.step,
                 datetime.fromisoformat(artifact.published),
-                artifact.metrics.get(metric),
+                artifact.metrics,
                 tuple(holds.get(artifact.id, ())),
+                artifact.size,
             )
             for artifact in artifacts
         ]

@@ -117,7 +117,7 @@ def test_nothing_can_be_changed_afterwards() -> None:
         ({"promotion": {"production": "manual"}}, "'promotion.production' is wrong"),
         ({"promotion": {"production": {"approvals": 0}}}, "'promotion.production.*'"),
         ({"promotion": {"a/b": "automatic"}}, "'a/b'"),
-        ({"retention": {"archive_after": "30d"}}, "'retention.archive_after'"),
+        ({"retention": {"compress_after": "30d"}}, "'retention.compress_after'"),
         ({"retention": {"forget_after": "soon"}}, "expected a duration such as"),
         ({"retention": {"forget_after": 30}}, "expected a duration such as"),
         ({"retention": {"forget_after": "99999999999w"}}, "expected a duration such as"),
