@@ -30,8 +30,14 @@ _Promotion = dict[str, Literal["automatic"] | Approvals]
 
 def _told(description: str) -> dg.Resolver:
     """Return how a plain field is read and described; a default hides pydantic's description."""
-    found: dg.Resolver = dg.Resolver.default(description=description)
-    return found
+    return dg.Resolver(_filled_in, inject_before_resolve=False, description=description)
+
+
+def _filled_in(context: dg.ResolutionContext, value: Any) -> Any:  # noqa: ANN401 (any field)
+    """Return a field's value with its templates filled in."""
+    # Dagster would evaluate plain text too, at a millisecond each, and turn "2026" into a number.
+    text = str(value)
+    return context.resolve_value(value) if "{{" in text or "{%" in text else value
 
 
 def _made(expected: Any, description: str) -> dg.Resolver:  # noqa: ANN401 (a type)

@@ -13,6 +13,8 @@ from syrupy.assertion import SnapshotAssertion
 
 from artifact_pipelines.components import ModelPipeline
 from artifact_pipelines.components.model_pipeline import definitions_of
+from artifact_pipelines.components.project import ALL_ASSETS_JOB
+from artifact_pipelines.defs import location
 from artifact_pipelines.defs.location import places
 from artifact_pipelines.errors import ConfigurationError
 from artifact_pipelines.project import load_project, with_registry
@@ -197,3 +199,31 @@ def test_a_repository_keeps_its_own_executor_and_resources() -> None:
     assert found.executor is dg.multiprocess_executor
     assert (found.resources or {}).keys() == {"registry", "trainer"}
     assert not found.sensors
+
+
+def test_dagster_names_the_job_over_all_assets_as_we_do(load: Load) -> None:
+    job = load(YAML).resolve_implicit_global_asset_job_def()
+
+    assert job.name == ALL_ASSETS_JOB
+
+
+def test_a_large_location_has_no_jobs_but_all_schedules(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(location, "MOST_PROJECTS_WITH_JOBS", 1)
+    definitions = load(YAML + "---" + YAML.replace("name: churn", "name: fraud"))
+
+    assert [job.name for job in definitions.resolve_all_job_defs()] == [ALL_ASSETS_JOB]
+    assert len(list(definitions.schedules or ())) == 4
+
+
+def test_text_that_looks_like_a_number_stays_text_and_templates_are_filled_in(load: Load) -> None:
+    definitions = load(
+        YAML.replace("name: churn", 'name: "2026"')
+        .replace("epochs: 3", 'epochs: "3"')
+        .replace("team:growth", "team:{{ 'gro' ~ 'wth' }}")
+    )
+
+    assert places(definitions).keys() == {"2026"}
+    candidate = definitions.resolve_asset_graph().get(dg.AssetKey(["2026", "candidate"]))
+    assert candidate.owners == ["team:growth"]
