@@ -46,11 +46,17 @@ class CorruptChunkError(DigestMismatchError):
         key: The key of the chunk.
     """
 
-    def __init__(self, pack: str, key: str, actual: str) -> None:
-        """Say which chunk of which pack is damaged."""
+    def __init__(self, pack: str, key: str, actual: str, why: str = "") -> None:
+        """Say which chunk of which pack is damaged, and why where that is no digest."""
         super().__init__(f"chunk {key[:16]} in pack {pack}", key, actual)
+        if why:
+            self.args = (f"{self.what} is damaged: {why}",)
         self.pack = pack
         self.key = key
+
+
+class CodecError(InvalidFormatError):
+    """Stored bytes that are not what their codec makes."""
 
 
 class CorruptPackError(InvalidFormatError):

@@ -28,7 +28,7 @@ from artifact_pipelines.registry import steps
 from artifact_pipelines.registry.reading import Artifact, Reading
 from artifact_pipelines.registry.steps import Steps
 from artifact_pipelines.store.pack import Location, PackWriter
-from artifact_pipelines.store.store import ChunkData, Scan
+from artifact_pipelines.store.scanning import ChunkData, Scan
 
 P = ParamSpec("P")
 T = TypeVar("T")

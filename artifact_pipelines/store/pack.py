@@ -12,7 +12,7 @@ rebuilds the index.
 
 import re
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from blake3 import blake3
@@ -20,6 +20,7 @@ from blake3 import blake3
 from artifact_pipelines.domain import digest
 from artifact_pipelines.errors import CorruptPackError, InvalidFormatError, StoreError
 from artifact_pipelines.store.backend import Backend
+from artifact_pipelines.store.codec import RAW, Bytes
 
 MAGIC = b"APPACK\x00\x01"
 FORMAT = "artifact-pipelines/pack/v1"
@@ -29,7 +30,6 @@ MAX_CHUNKS = 1 << 18
 """A pack holds no more, so that its footer stays far below what is read."""
 MAX_FOOTER = 64 * 1024 * 1024
 """A longer footer is not read."""
-RAW = "raw"
 
 _TRAILER = struct.Struct("<32sQ8s")
 _CHUNK_KEY = re.compile(r"[0-9a-f]{64}")
@@ -63,7 +63,7 @@ def object_key(pack: str) -> str:
     return f"packs/{pack[:2]}/{pack}"
 
 
-def chunk_key(data: bytes | memoryview) -> str:
+def chunk_key(data: Bytes) -> str:
     """Return the key of a chunk: the BLAKE3 of its bytes."""
     return blake3(data).hexdigest()
 
@@ -89,8 +89,13 @@ class PackWriter:
         """Return whether a chunk of a length belongs here and not into another pack."""
         return not self.chunks or (self.size + length <= MAX_PACK and len(self.chunks) < MAX_CHUNKS)
 
-    def add(self, key: str, data: bytes | memoryview) -> Location:
+    def add(self, key: str, data: Bytes, like: Location | None = None) -> Location:
         """Append a chunk, once.
+
+        Args:
+            key: The chunk.
+            data: Its bytes as they are stored.
+            like: What its length, codec and base are, unless it is stored as it is.
 
         Raises:
             StoreError: The pack has as many chunks as its footer can list.
@@ -100,7 +105,9 @@ class PackWriter:
         if len(self.chunks) >= MAX_CHUNKS:
             raise StoreError(f"pack {self.pack} is full: it has {MAX_CHUNKS} chunks.")
         location = Location(self.pack, self.size, len(data), len(data))
-        self._writer.write(data)
+        if like is not None:
+            location = replace(like, pack=self.pack, offset=self.size, stored=len(data))
+        self._writer.write(memoryview(data))
         self.size += len(data)
         self.chunks[key] = location
         return location

@@ -7,7 +7,7 @@ import random
 import tracemalloc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,23 +28,27 @@ from artifact_pipelines.errors import (
     SourceError,
     StoreError,
 )
-from artifact_pipelines.store import chunking
+from artifact_pipelines.store import chunking, codec, scanning
 from artifact_pipelines.store import store as storing
 from artifact_pipelines.store.backend import FileBackend, MemoryBackend
 from artifact_pipelines.store.chunking import MIB
-from artifact_pipelines.store.pack import Location, chunk_key, object_key
-from artifact_pipelines.store.store import ChunkData, Scan, Store, media_type
+from artifact_pipelines.store.pack import Location, chunk_key, object_key, read_footer
+from artifact_pipelines.store.scanning import ChunkData, Scan, media_type
+from artifact_pipelines.store.store import Store
 
 PACK = "ab" * 16
 
 Placed = tuple[FileEntry, list[tuple[str, int]]]
 
 
-def lowered(window: int = 1024) -> AbstractContextManager[object]:
-    """Return a patch under which a few bytes fill a window."""
-    return mock.patch.multiple(
-        storing, WINDOW=window, _SLICE=window // 4, _COALESCE=window // 2, _BATCH=7
-    )
+@contextmanager
+def lowered(window: int = 1024) -> Iterator[None]:
+    """Change the sizes so that a few bytes fill a window."""
+    with (
+        mock.patch.multiple(scanning, WINDOW=window, _SLICE=window // 4),
+        mock.patch.multiple(storing, _COALESCE=window // 2, _BATCH=7),
+    ):
+        yield
 
 
 def lowered_cuts(window: int = 1024) -> AbstractContextManager[object]:
@@ -359,6 +363,80 @@ def test_a_pack_that_was_moved_is_looked_up_again(shelf: Shelf) -> None:
     assert data == noise(640)
 
 
+def coded(shelf: Shelf, seed: int = 1) -> list[Placed]:
+    """Keep two files that differ a little, the second as a difference from the first."""
+    base = np.random.default_rng(seed).integers(0, 1 << 20, 4_000, "<u4")
+    files = {"base": base.tobytes(), "near": (base + 3).tobytes()}
+    writer = shelf.store.open_pack(PACK)
+    placed: list[Placed] = []
+    for path, data in files.items():
+        scan = Scan(path, data)
+        ((chunk,),) = scan.windows()
+        found = codec.encode(chunk.data, files["base"] if path == "near" else None)
+        like = Location("", 0, 0, len(data), found.codec, None)
+        if found.differs:
+            like = replace(like, base=placed[0][1][0][0])
+        shelf.places[chunk.key] = writer.add(chunk.key, found.data, like)
+        placed.append((scan.entry(), scan.chunk_map))
+    writer.seal()
+    assert [codec.needs_base(place.codec) for place in shelf.places.values()] == [False, True]
+    return placed
+
+
+def test_coded_chunks_are_read_and_fetched_like_others(shelf: Shelf, tmp_path: Path) -> None:
+    placed = coded(shelf)
+    expected = {entry.path: shelf.read((entry, chunks)) for entry, chunks in placed}
+    shelf.store.fetch(placed, shelf.locate, tmp_path / "out")
+
+    assert tree(tmp_path / "out") == expected
+    assert hashlib.sha256(expected["near"]).hexdigest() == placed[1][0].sha256
+    assert read_footer(shelf.backend, PACK) == shelf.places
+
+
+def test_a_damaged_base_is_named_and_not_what_differs_from_it(shelf: Shelf) -> None:
+    base, near = coded(shelf)
+    shelf.damage(offset=20)
+    with pytest.raises(CorruptChunkError) as raised:
+        shelf.read(near)
+
+    assert raised.value.key == base[1][0][0]
+
+
+def test_a_difference_whose_base_is_gone_is_missing(shelf: Shelf) -> None:
+    base, near = coded(shelf)
+    del shelf.places[base[1][0][0]]
+    with pytest.raises(MissingObjectError, match=f"chunk {base[1][0][0]}"):
+        shelf.read(near)
+
+
+def test_a_difference_from_a_difference_is_refused(shelf: Shelf) -> None:
+    base, near = coded(shelf)
+    key = base[1][0][0]
+    shelf.places[key] = replace(shelf.places[key], codec="difference/4", base=near[1][0][0])
+    with pytest.raises(CorruptChunkError, match="its base is a difference itself"):
+        shelf.read(near)
+
+
+def test_a_declared_length_beyond_any_chunk_is_damage(shelf: Shelf) -> None:
+    base, _ = coded(shelf)
+    key = base[1][0][0]
+    shelf.places[key] = replace(shelf.places[key], length=1 << 40)
+    with pytest.raises(CorruptChunkError, match="longer than any chunk"):
+        shelf.read(base)
+
+
+@given(st.integers(0, 700), st.integers(0, 700))
+def test_a_range_is_read_from_the_chunks_that_hold_it(offset: int, length: int) -> None:
+    shelf = Shelf(MemoryBackend())
+    with lowered(), lowered_cuts(64):
+        ((_, chunks),) = shelf.keep({"file": noise(640)})
+        shelf.asked.clear()
+        found = b"".join(shelf.store.read_range(chunks, shelf.locate, offset, length))
+
+    assert found == noise(640)[offset : offset + length]
+    assert sum(shelf.asked) <= length // 64 + 2
+
+
 def test_a_pack_that_is_gone_is_missing(shelf: Shelf) -> None:
     (placed,) = shelf.keep({"file": b"some bytes"})
     shelf.backend.delete(object_key(PACK))
@@ -562,7 +640,7 @@ def test_memory_stays_bounded_while_a_large_file_is_stored(tmp_path: Path) -> No
     os.truncate(source, 1 << 29)
     shelf = Shelf(FileBackend(tmp_path / "store"))
 
-    assert peak(lambda: shelf.keep({"large": source})) < 2 * storing.WINDOW + 4 * MIB
+    assert peak(lambda: shelf.keep({"large": source})) < 2 * scanning.WINDOW + 4 * MIB
     assert len(shelf.places) == 1
 
 
