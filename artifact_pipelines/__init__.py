@@ -3,11 +3,11 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from artifact_pipelines.sdk import Run, resolve, start_run
+    from artifact_pipelines.sdk import Run, register_dataset, resolve, start_run
 
     __version__: str
 
-__all__ = ["Run", "__version__", "resolve", "start_run"]
+__all__ = ["Run", "__version__", "register_dataset", "resolve", "start_run"]
 
 
 def __getattr__(name: str) -> object:

@@ -244,6 +244,46 @@ def show_dataset(reference: Reference, *, as_json: Json = False) -> None:
     _show(reference, as_json=as_json)
 
 
+@datasets.command("import")
+def import_dataset(
+    path: Annotated[Path, typer.Argument(help="A .parquet or .csv table, a file or a folder.")],
+    project: Annotated[str, typer.Option("--project", help="The project.")],
+    name: Annotated[str, typer.Option("--name", help="The dataset's name.")],
+    licence: Annotated[
+        str | None, typer.Option("--licence", help="An SPDX expression, such as CC-BY-4.0.")
+    ] = None,
+    sensitive: Annotated[
+        list[str] | None,
+        typer.Option("--sensitive", help="A kind of sensitive data in it; may be repeated."),
+    ] = None,
+    source: Annotated[
+        list[str] | None, typer.Option("--source", help="A URI it comes from; may be repeated.")
+    ] = None,
+    *,
+    harmless: Annotated[
+        bool, typer.Option("--not-sensitive", help="Say that it holds nothing sensitive.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Register a dataset; a table is described column by column."""
+    from artifact_pipelines.sdk.datasets import register_dataset
+
+    if not path.exists():
+        raise SourceError(f"there is no file or folder {str(path)!r}.")
+    made = register_dataset(
+        project,
+        name,
+        _table(path),
+        licence=licence,
+        sensitivity=sensitive or ([] if harmless else None),
+        sources=source or None,
+    )
+    if as_json:
+        show_json(shapes.artifact(made) | _rows(made))
+    else:
+        say(f"{made.reference}: {size(made.size)}, content {short(made.content)}.")
+
+
 @lineage.command("show")
 def show_lineage(
     reference: Reference,
@@ -287,6 +327,19 @@ def fetch(reference: str, to: Path, paths: list[str] | None, *, as_json: bool) -
         show_json(shapes.artifact(found) | {"folder": str(place)})
     else:
         say(f"{found.reference} is in {place}, verified.")
+
+
+def _table(path: Path) -> object:
+    """Return a table where a file holds one, else the path."""
+    if path.suffix == ".csv":
+        import pandas as pd
+
+        return pd.read_csv(path)
+    if path.suffix == ".parquet":
+        import pandas as pd
+
+        return pd.read_parquet(path)
+    return path
 
 
 def _show(reference: str, *, as_json: bool) -> None:

@@ -1,22 +1,19 @@
 """A dataset as an asset: loaded, held against its contract, registered."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import dagster as dg
 
 from artifact_pipelines.components import reports
 from artifact_pipelines.components.declaration import Dataset
-from artifact_pipelines.components.project import Project, Results
+from artifact_pipelines.components.project import Project, Results, dagster_annex
 from artifact_pipelines.domain import digest
-from artifact_pipelines.errors import SourceError
 from artifact_pipelines.gates import data
 from artifact_pipelines.registry.evaluating import load_function
 from artifact_pipelines.resources import RegistryResource
+from artifact_pipelines.sdk.datasets import Content, content_of, declared_facts
+from artifact_pipelines.sdk.machine import surroundings
 
 _CHECKS = {
     "schema": "The rows are what the Pandera schema says.",
@@ -32,21 +29,6 @@ class DatasetConfig(dg.Config):
     """
 
     params: dict[str, Any] = {}  # noqa: RUF012 (Dagster copies it)
-
-
-@dataclass(frozen=True, slots=True)
-class Content:
-    """What a loader returned, as files.
-
-    Attributes:
-        files: The files, by path.
-        facts: What is known about them: rows, columns.
-        frame: The rows, where it is a table.
-    """
-
-    files: Mapping[str, Path | bytes]
-    facts: Mapping[str, Any]
-    frame: Any
 
 
 def dataset_asset(project: Project, item: Dataset) -> dg.AssetsDefinition:
@@ -75,8 +57,13 @@ def dataset_asset(project: Project, item: Dataset) -> dg.AssetsDefinition:
             if contract is not None:
                 yield from _held_to(project, item, content)
             source = {"load": item.load, "params": params} if item.load else {"asset": item.asset}
+            facts = declared_facts(item.licence, item.sensitivity, item.sources)
             found = opened.publish_dataset(
-                project.name, item.name, content.files, facts={**content.facts, **source}
+                project.name,
+                item.name,
+                content.files,
+                facts={**content.facts, **source, **facts},
+                annex={**surroundings(), **dagster_annex(context)},
             )
             context.log.info("%s is registered", found.reference)
             yield dg.MaterializeResult(
@@ -98,71 +85,6 @@ def dataset_asset(project: Project, item: Dataset) -> dg.AssetsDefinition:
         description=f"The registered versions of the dataset {item.name}.",
         **project.common(),
     )(registered if taken is not None else _without_value(registered))
-
-
-@contextmanager
-def content_of(value: Any, name: str) -> Iterator[Content]:  # noqa: ANN401 (the loader decides)
-    """Yield what a loader returned as files; the same rows are the same bytes.
-
-    Raises:
-        SourceError: It is nothing that can be registered.
-    """
-    with TemporaryDirectory(prefix="dataset-") as folder:
-        if isinstance(value, str | Path):
-            yield _of_path(Path(value), name)
-        elif hasattr(value, "to_parquet") and hasattr(value, "dtypes"):
-            yield _of_frame(value, Path(folder), name)
-        elif isinstance(value, Mapping) and value:
-            yield _of_arrays(value, name)
-        else:
-            raise SourceError(
-                f"the dataset {name!r} was loaded as {type(value).__name__}; return a pandas "
-                "frame, a mapping of arrays by name, or the path of a file or folder."
-            )
-
-
-def _of_frame(frame: Any, folder: Path, name: str) -> Content:  # noqa: ANN401 (pandas is imported late)
-    if not len(frame):
-        raise SourceError(f"the dataset {name!r} was loaded without any rows.")
-    file = folder / "data.parquet"
-    try:
-        frame.to_parquet(file, index=False)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise SourceError(f"the dataset {name!r} does not fit into Parquet: {error}.") from error
-    columns = {str(column): str(kind) for column, kind in frame.dtypes.items()}
-    return Content({file.name: file}, {"rows": len(frame), "columns": columns}, frame)
-
-
-def _of_arrays(arrays: Mapping[str, Any], name: str) -> Content:
-    import numpy as np  # noqa: PLC0415 (a location that is only loaded should not pay for it)
-    from safetensors.numpy import save  # noqa: PLC0415
-
-    try:
-        plain = {str(key): np.ascontiguousarray(array) for key, array in arrays.items()}
-        written = save(plain)
-    except Exception as error:  # a foreign type, of which safetensors makes a foreign error
-        raise SourceError(
-            f"the dataset {name!r} holds what is no array of numbers: {error}."
-        ) from error
-    lengths = {array.shape[0] if array.ndim else 1 for array in plain.values()}
-    columns = {key: f"{array.dtype}{list(array.shape[1:])}" for key, array in plain.items()}
-    facts: dict[str, Any] = {"columns": columns}
-    if len(lengths) == 1:
-        facts["rows"] = lengths.pop()
-    return Content({"data.safetensors": written}, facts, None)
-
-
-def _of_path(path: Path, name: str) -> Content:
-    if path.is_file():
-        return Content({path.name: path}, {}, None)
-    files: dict[str, Path | bytes] = {
-        file.relative_to(path).as_posix(): file
-        for file in sorted(path.rglob("*"))
-        if file.is_file()
-    }
-    if not files:
-        raise SourceError(f"the dataset {name!r} was loaded as {path}, where there is no file.")
-    return Content(files, {}, None)
 
 
 def _loaded(project: Project, item: Dataset, load: str, params: Mapping[str, Any]) -> Any:  # noqa: ANN401 (the loader decides)

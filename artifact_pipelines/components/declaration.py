@@ -43,6 +43,9 @@ class Dataset(BaseModel):
         params: What the function is called with.
         schema_: Its Pandera schema, as `module:name`.
         expectations: Its Great Expectations suite, a JSON file.
+        licence: Under what it may be used, as an SPDX expression.
+        sensitivity: The kinds of sensitive data in it; an empty list says that there are none.
+        sources: Where it comes from, each as a URI or as `uri` and `version`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -58,6 +61,13 @@ class Dataset(BaseModel):
     )
     expectations: str | None = Field(
         default=None, description="a Great Expectations suite, a JSON file"
+    )
+    licence: str | None = Field(default=None, description="an SPDX expression, such as CC-BY-4.0")
+    sensitivity: list[str] | None = Field(
+        default=None, description="kinds of sensitive data in it, [] for none"
+    )
+    sources: list[str | dict[str, str]] | None = Field(
+        default=None, description="where it comes from: URIs, or uri and version"
     )
 
     @model_validator(mode="after")

@@ -1,7 +1,7 @@
 """What the assets of one project share: keys, partitions, tags and how a run is named."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, TypedDict
@@ -53,6 +53,26 @@ def run_tags(project: str, kind: str) -> dict[str, str]:
 def runs_of(project: str) -> dg.DynamicPartitionsDefinition:
     """Return the partitions of a project: its training runs."""
     return dg.DynamicPartitionsDefinition(name=f"{project}_runs")
+
+
+def dagster_annex(
+    context: dg.AssetExecutionContext, upstream: Sequence[dg.AssetKey] = ()
+) -> dict[str, Any]:
+    """Return which step of which Dagster run this is, and the events that it builds on."""
+    events = {}
+    for key in upstream:
+        found = context.instance.fetch_materializations(key, limit=1).records
+        if found:
+            events[key.to_user_string()] = {
+                "storage_id": found[0].storage_id,
+                "dagster_run": found[0].run_id,
+            }
+    return {
+        "dagster_run": context.run.run_id,
+        "dagster_job": context.run.job_name,
+        "dagster_step": context.op_execution_context.op_def.name,
+        "dagster_events": events,
+    }
 
 
 class Common(TypedDict):

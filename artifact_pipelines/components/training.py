@@ -7,7 +7,13 @@ from typing import Any
 import dagster as dg
 
 from artifact_pipelines.components import reports
-from artifact_pipelines.components.project import KIND_TAG, Project, Results, op_name
+from artifact_pipelines.components.project import (
+    KIND_TAG,
+    Project,
+    Results,
+    dagster_annex,
+    op_name,
+)
 from artifact_pipelines.domain import digest
 from artifact_pipelines.errors import ConflictError, UnknownArtifactError
 from artifact_pipelines.registry import Registry
@@ -82,7 +88,13 @@ def training_assets(project: Project, python_path: Path) -> dg.AssetsDefinition:
             else:
                 job = _job(project, opened, config, name, begun)
                 path = [str(python_path), *filter(None, sys.path)]
-                said = trainer.run(context, {**job, "python_path": path})
+                upstream = [project.key(item.name) for item in declared.training_sets]
+                told = {
+                    "python_path": path,
+                    "code": {"version": code_version},
+                    "dagster": dagster_annex(context, upstream),
+                }
+                said = trainer.run(context, {**job, **told})
             view = _ended(opened, project.name, name, said)
             if view is None or said is not None:
                 if view is not None and view.checkpoints:

@@ -3,6 +3,7 @@
 Trainers pay for this import, so what is heavy is imported where it is used.
 """
 
+from artifact_pipelines.sdk.datasets import register_dataset
 from artifact_pipelines.sdk.running import Resolved, ResumePoint, Run, resolve, start_run
 
-__all__ = ["Resolved", "ResumePoint", "Run", "resolve", "start_run"]
+__all__ = ["Resolved", "ResumePoint", "Run", "register_dataset", "resolve", "start_run"]

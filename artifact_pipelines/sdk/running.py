@@ -2,7 +2,6 @@
 
 import contextlib
 import operator
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from artifact_pipelines.errors import (
 )
 from artifact_pipelines.sdk.files import files_of, load_tensors, plain_file, save_tensors
 from artifact_pipelines.sdk.machine import surroundings, threads, usage
+from artifact_pipelines.sdk.opening import open_home, settings_of
 from artifact_pipelines.sdk.provenance import (
     CODE_DIFF,
     Code,
@@ -189,7 +189,7 @@ class Run:
             SourceError: A file cannot be read.
             ConflictError: The step has other content, or the run is complete.
         """
-        self._check_open()
+        self._checkopen_home()
         step = _whole("step", step)
         what = f"checkpoint {self.reference}@{step}"
         as_is = isinstance(tensors, str | Path)
@@ -248,7 +248,7 @@ class Run:
         """Take no more checkpoints."""
         self._closed = True
 
-    def _check_open(self) -> None:
+    def _checkopen_home(self) -> None:
         if self.complete:
             raise ConflictError(_complete(self.reference))
         if self._closed:
@@ -310,7 +310,7 @@ class Resolved:
 
     def fetch(self, to: str | Path) -> Path:
         """Return the folder, with the model's files written to it and verified."""
-        with _open(self._settings) as registry:
+        with open_home(self._settings) as registry:
             return registry.fetch(self.id, Path(to))
 
 
@@ -322,7 +322,7 @@ def resolve(reference: str, *, home: str | Path | None = None) -> Resolved:
         LedgerError: The log does not prove what the catalog says.
     """
     settings = settings_of(home)
-    with _open(settings) as registry:
+    with open_home(settings) as registry:
         proven = registry.resolve(reference)
     model = proven.model
     return Resolved(
@@ -398,7 +398,7 @@ def running(
 ) -> Iterator[Run]:
     """Yield a run as `start_run` does, with what the caller knows better than this process."""
     with contextlib.ExitStack() as stack:
-        registry = stack.enter_context(_open(settings))
+        registry = stack.enter_context(open_home(settings))
         base = _base(registry, request.resume_from)
         code = code_of(main_file(), None) if code is None else code
         installed = packages()
@@ -444,24 +444,6 @@ def running(
         finally:
             run.close()
         registry.finish_run(artifact, "finished", annex=usage())
-
-
-def settings_of(home: str | Path | None) -> Settings:
-    """Return the environment's settings, with another home where one is given."""
-    chosen = {} if home is None else {"ARTIFACT_PIPELINES_HOME": str(home)}
-    return Settings.from_environment({**os.environ, **chosen})
-
-
-def _open(settings: Settings) -> "Registry":
-    from artifact_pipelines.registry import open_registry
-
-    return open_registry(
-        settings.home,
-        store_url=settings.store_url,
-        catalog_url=settings.catalog_url,
-        keys=settings.keys,
-        actor=settings.actor,
-    )
 
 
 def _complete(reference: str) -> str:

@@ -11,8 +11,9 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from artifact_pipelines.errors import ArtifactError, ConfigurationError, TrainerError
+from artifact_pipelines.sdk.opening import settings_of
 from artifact_pipelines.sdk.provenance import code_of
-from artifact_pipelines.sdk.running import Request, Run, named, running, settings_of, step_of
+from artifact_pipelines.sdk.running import Request, Run, named, running, step_of
 
 if TYPE_CHECKING:
     from dagster_pipes import PipesContext

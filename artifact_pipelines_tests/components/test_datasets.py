@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from artifact_pipelines.components.datasets import content_of
 from artifact_pipelines.components.declaration import Dataset
 from artifact_pipelines.errors import SourceError
+from artifact_pipelines.sdk.datasets import content_of
 from artifact_pipelines_tests.world import PROJECT, SAMPLE, World
 
 SCHEMA = "artifact_pipelines_tests.schemas:Rows"

@@ -21,6 +21,10 @@ def test_a_run_is_trained_reported_and_judged(world: World) -> None:
         view = registry.run(PROJECT, "run-1")
         assert view.state == "finished"
         assert [found.step for found in view.checkpoints] == [1, 2, 3]
+        annex = registry.annex(view.artifact) or {}
+        assert annex["dagster_run"] == outcome.result.run_id
+        assert annex["dagster_events"][f"{PROJECT}/rows"]["storage_id"] > 0
+        assert len(view.artifact.record.code["version"]) == 12
     assert outcome.version("training_run") == view.artifact.id
     shown = outcome.shown("checkpoints")
     assert (shown["checkpoints"], shown["last_step"], shown["accuracy"]) == (3, 3, 0.3)
