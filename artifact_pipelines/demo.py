@@ -31,6 +31,7 @@ from artifact_pipelines.errors import (
 )
 from artifact_pipelines.registry import Registry, open_registry
 from artifact_pipelines.registry.auditing import rebuild
+from artifact_pipelines.registry.evaluating import measured
 from artifact_pipelines.registry.promoting import Resolved
 from artifact_pipelines.registry.reading import Artifact
 from artifact_pipelines.settings import Settings, prepare_dagster_home
@@ -379,12 +380,6 @@ class _Tour:
         models = registry.models(PROJECT)
         good = [model for model in models if all(v.passed for v in registry.verdicts(model))]
         totals = registry.storage_report()["totals"]
-        measured = {
-            name: value
-            for verdict in registry.verdicts(served.model)
-            for name, value in verdict.values.items()
-            if isinstance(value, float) and not name.startswith(("baseline_", "limit_"))
-        }
         return {
             "project": PROJECT,
             "datasets": [
@@ -401,7 +396,7 @@ class _Tour:
                 "reference": served.model.reference,
                 "artifact_id": served.model.id,
                 "content_digest": served.model.content,
-                "metrics": measured,
+                "metrics": measured(registry.verdicts(served.model)),
                 "proof_verified": self._proven(served),
             },
             "rollback": dict(rollback),

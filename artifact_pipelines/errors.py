@@ -176,5 +176,9 @@ class TrainerError(ArtifactError):
     """A trainer that raised, or gave nothing that can be registered."""
 
 
+class SandboxError(ArtifactError):
+    """People's code that raised, hung, grew or died in the process that it ran in."""
+
+
 class ConfigurationError(ArtifactError, ValueError):
     """A setting or project file that cannot be used as it stands."""

@@ -12,9 +12,9 @@ from artifact_pipelines import start_run
 from artifact_pipelines.components.declaration import Dataset, Declaration, declare
 from artifact_pipelines.components.model_pipeline import definitions_of
 from artifact_pipelines.domain.policy import Policy
+from artifact_pipelines.gates.jobs import load_function
 from artifact_pipelines.project import with_registry
 from artifact_pipelines.registry import Registry, open_registry
-from artifact_pipelines.registry.evaluating import load_function
 from artifact_pipelines.resources import TrainerResource
 
 PROJECT = "churn"

@@ -6,7 +6,7 @@ import dagster as dg
 
 from artifact_pipelines.components import reports
 from artifact_pipelines.components.project import Project, Results
-from artifact_pipelines.domain.gate import Gate, MetricBound, NoWorse
+from artifact_pipelines.domain.gate import Custom, Formats, Gate, MetricBound, NoWorse
 from artifact_pipelines.domain.policy import Policy
 from artifact_pipelines.resources import RegistryResource
 
@@ -80,19 +80,26 @@ def _checks(project: Project) -> list[dg.AssetCheckSpec]:
 
 
 def _said(gate: Gate) -> str:
-    if isinstance(gate, NoWorse):
-        return (
-            f"The model's {gate.metric} is no worse than production's on the same data, "
-            f"within {gate.tolerance:g}."
-        )
-    if isinstance(gate, MetricBound):
-        limits = [
-            f"at {word} {limit:g}"
-            for word, limit in (("least", gate.min), ("most", gate.max))
-            if limit is not None
-        ]
-        return f"The model's {gate.metric} is {' and '.join(limits)}."
-    return f"Every file of the model is of the formats {', '.join(gate.formats)}."
+    """Return what a gate asks, as its check is described."""
+    match gate:
+        case NoWorse():
+            where = "" if gate.slice is None else f" in each slice by {gate.slice},"
+            return (
+                f"The model's {gate.metric} is no worse than production's on the same data,{where} "
+                f"within {gate.tolerance:g}."
+            )
+        case MetricBound():
+            limits = [
+                f"at {word} {limit:g}"
+                for word, limit in (("least", gate.min), ("most", gate.max))
+                if limit is not None
+            ]
+            where = "" if gate.slice is None else f" in each slice by {gate.slice}"
+            return f"The model's {gate.metric} is {' and '.join(limits)}{where}."
+        case Formats():
+            return f"Every file of the model is of the formats {', '.join(gate.formats)}."
+        case Custom():
+            return f"The project's own gate {gate.gate} lets the model through."
 
 
 def automatic_stages(policy: Policy) -> list[str]:

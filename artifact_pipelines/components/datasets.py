@@ -10,7 +10,7 @@ from artifact_pipelines.components.declaration import Dataset
 from artifact_pipelines.components.project import Project, Results, dagster_annex
 from artifact_pipelines.domain import digest
 from artifact_pipelines.gates import data
-from artifact_pipelines.registry.evaluating import load_function
+from artifact_pipelines.gates.jobs import load_function
 from artifact_pipelines.resources import RegistryResource
 from artifact_pipelines.sdk.datasets import Content, content_of, declared_facts
 from artifact_pipelines.sdk.machine import surroundings

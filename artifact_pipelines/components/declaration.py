@@ -184,6 +184,7 @@ def _declared(fields: Mapping[str, Any], folders: Sequence[Path]) -> Declaration
             "evaluation": fields["evaluation"],
             "select": fields["select"],
             "gates": fields["gates"],
+            "limits": fields.get("limits") or {},
             "promotion": DEFAULT_PROMOTION if stages is None else stages,
             "retention": fields["retention"],
             "contracts": {

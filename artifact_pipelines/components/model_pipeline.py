@@ -21,7 +21,7 @@ from artifact_pipelines.components.project import (
 from artifact_pipelines.components.retention import retention_assets
 from artifact_pipelines.components.stages import stage_asset
 from artifact_pipelines.components.training import training_assets
-from artifact_pipelines.domain.gate import Gate
+from artifact_pipelines.domain.gate import Gate, Limits
 from artifact_pipelines.domain.keeping import Retention
 from artifact_pipelines.domain.policy import Approvals, Select
 
@@ -68,6 +68,9 @@ class ModelPipeline(dg.Component, dg.Model, dg.Resolvable):
         Any, _made(Select | None, "which checkpoint is put forward: metric, mode, try")
     ] = None
     gates: Annotated[Any, _made(list[Gate], "what a model must pass")] = ()
+    limits: Annotated[
+        Any, _made(Limits | None, "what the project's own code may take when a model is judged")
+    ] = None
     promotion: Annotated[
         Any,
         _made(

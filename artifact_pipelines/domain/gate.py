@@ -2,23 +2,82 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Discriminator, Field, FiniteFloat, Tag, model_validator
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    FiniteFloat,
+    PlainSerializer,
+    Tag,
+    model_validator,
+)
 
+from artifact_pipelines.domain import digest
 from artifact_pipelines.domain.part import Metric, Part
 
 FORMATS: Final = ("safetensors", "json", "parquet", "npy", "npz", "onnx", "csv", "text")
-GATE_FORMS: Final = frozenset({"bound", "no_worse", "formats"})
+GATE_FORMS: Final = frozenset({"bound", "no_worse", "formats", "custom"})
 """What pydantic calls the forms; an error's path holds it, and no document does."""
+
+_SIZE: Final = re.compile(r"([0-9]{1,9})(MB|GB)")
+_MEGABYTE: Final = 1_000_000
+_GIGABYTE: Final = 1_000_000_000
+
+
+def _size(value: object) -> int:
+    """Return the bytes that a text writes."""
+    if isinstance(value, int) and value >= _MEGABYTE:
+        return value
+    found = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError("expected a size such as 500MB or 8GB")
+    return int(found[1]) * (_MEGABYTE if found[2] == "MB" else _GIGABYTE)
+
+
+def _written(value: int) -> str | int:
+    """Return a size in the largest unit that divides it."""
+    if value % _MEGABYTE:
+        return value
+    return f"{value // _GIGABYTE}GB" if value % _GIGABYTE == 0 else f"{value // _MEGABYTE}MB"
+
+
+Size = Annotated[int, BeforeValidator(_size), PlainSerializer(_written)]
+Seconds = Annotated[FiniteFloat, Field(gt=0, le=7 * 86_400)]
+Column = Annotated[str, Field(min_length=1, max_length=200)]
+Function = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+
+
+class Limits(Part):
+    """How much a project's own code may take when a model is judged.
+
+    Attributes:
+        seconds: For one evaluation, or one gate of the project's own.
+        memory: What its process may grow by.
+    """
+
+    seconds: Seconds = 1800.0
+    memory: Size = 8 * _GIGABYTE
 
 
 class MetricBound(Part):
-    """A metric on the evaluation data has a floor or a ceiling."""
+    """A metric on the evaluation data has a floor or a ceiling, as a whole or in every slice.
+
+    Attributes:
+        metric: The metric.
+        min: The floor.
+        max: The ceiling.
+        slice: The column whose values cut the evaluation data into slices.
+        min_rows: Slices with fewer rows are shown and not judged.
+    """
 
     metric: Metric
     min: FiniteFloat | None = None
     max: FiniteFloat | None = None
+    slice: Column | None = None
+    min_rows: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:
@@ -33,21 +92,35 @@ class MetricBound(Part):
     def name(self) -> str:
         """The name of the gate."""
         bound = "min" if self.max is None else "max" if self.min is None else "range"
-        return f"{_identifier(self.metric)}_{bound}"
+        return f"{identifier(self.metric)}_{bound}{_by(self.slice)}"
 
 
 class NoWorse(Part):
-    """A metric is no worse than that of the model in production, on the same data."""
+    """A metric is no worse than that of the model in production, on the same data.
+
+    Attributes:
+        metric: The metric.
+        no_worse_than: The stage whose model it is compared to.
+        tolerance: By how much it may be worse.
+        mode: Whether more is better, or less.
+        confidence: The certainty that it is no worse than the tolerance allows, by paired
+            bootstrap over the examples; without it, the difference itself decides.
+        slice: The column whose values cut the evaluation data into slices.
+        min_rows: Slices with fewer rows are shown and not judged.
+    """
 
     metric: Metric
     no_worse_than: Literal["production"]
     tolerance: FiniteFloat = Field(default=0.0, ge=0.0)
     mode: Literal["max", "min"] = "max"
+    confidence: FiniteFloat | None = Field(default=None, ge=0.5, le=0.999)
+    slice: Column | None = None
+    min_rows: int = Field(default=1, ge=1)
 
     @property
     def name(self) -> str:
         """The name of the gate."""
-        return f"{_identifier(self.metric)}_no_worse_than_production"
+        return f"{identifier(self.metric)}_no_worse_than_production{_by(self.slice)}"
 
 
 class Formats(Part):
@@ -63,9 +136,55 @@ class Formats(Part):
         return "safety"
 
 
-def _identifier(metric: str) -> str:
+class Custom(Part):
+    """A gate of the project's own: one function, called with the case and the other fields.
+
+    Attributes:
+        gate: The function, as `module:name`.
+        as_: The name of the gate, if not the function's.
+        seconds: How long it may take, if not as long as the policy's limits say.
+        memory: What it may take, if not as much as the policy's limits say.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", populate_by_name=True)
+
+    gate: Function
+    as_: str | None = Field(default=None, alias="name", pattern=r"^[A-Za-z0-9_]{1,100}$")
+    seconds: Seconds | None = None
+    memory: Size | None = None
+
+    @model_validator(mode="after")
+    def _plain(self) -> Self:
+        """Refuse arguments that the policy's document cannot carry."""
+        digest.canonical(self.arguments)
+        return self
+
+    @property
+    def name(self) -> str:
+        """The name of the gate."""
+        return self.as_ or self.gate.partition(":")[2]
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the function is called with beside the case."""
+        return dict(self.model_extra or {})
+
+
+def identifier(metric: str) -> str:
     """Return a metric's name as a gate may carry it, whose name is also an asset check's."""
     return re.sub(r"[^A-Za-z0-9_]", "_", metric)
+
+
+def _by(column: str | None) -> str:
+    return "" if column is None else f"_by_{identifier(column)}"
+
+
+# The field by which a form is known, in the order in which they are looked for.
+_KNOWN_BY: Final = (
+    ("gate", "custom"),
+    ("formats", "formats"),
+    ("no_worse_than", "no_worse"),
+)
 
 
 def _which(value: object) -> str:
@@ -76,14 +195,13 @@ def _which(value: object) -> str:
         keys = set(type(value).model_fields)
     else:
         keys = set()
-    if "formats" in keys:
-        return "formats"
-    return "no_worse" if "no_worse_than" in keys else "bound"
+    return next((form for field, form in _KNOWN_BY if field in keys), "bound")
 
 
 Gate = Annotated[
     Annotated[MetricBound, Tag("bound")]
     | Annotated[NoWorse, Tag("no_worse")]
-    | Annotated[Formats, Tag("formats")],
+    | Annotated[Formats, Tag("formats")]
+    | Annotated[Custom, Tag("custom")],
     Discriminator(_which),
 ]

@@ -14,7 +14,15 @@ from pydantic import (
 )
 
 from artifact_pipelines.domain import digest, naming
-from artifact_pipelines.domain.gate import FORMATS, GATE_FORMS, Formats, Gate
+from artifact_pipelines.domain.gate import (
+    FORMATS,
+    GATE_FORMS,
+    Formats,
+    Gate,
+    Limits,
+    MetricBound,
+    NoWorse,
+)
 from artifact_pipelines.domain.keeping import Retention
 from artifact_pipelines.domain.part import Metric, Part
 from artifact_pipelines.errors import ArtifactError, PolicyError
@@ -55,6 +63,7 @@ class Policy(Part):
     evaluation: str | None = None
     select: Select | None = None
     gates: tuple[Gate, ...] = ()
+    limits: Limits = Limits()
     promotion: dict[str, Literal["automatic"] | Approvals] = Field(default_factory=dict)
     retention: Retention = Retention()
     contracts: dict[str, Contract] = Field(default_factory=dict)
@@ -67,10 +76,12 @@ class Policy(Part):
         for stage in self.promotion:
             naming.check_stage(stage)
         names = ["integrity", "data_contract", *(gate.name for gate in self.gates)]
+        if not any(isinstance(gate, Formats) for gate in self.gates):
+            names.append("safety")
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"the gate {twice[0]} stands twice")
-        measured = [gate for gate in self.gates if not isinstance(gate, Formats)]
+        measured = [gate for gate in self.gates if isinstance(gate, MetricBound | NoWorse)]
         if measured and not (self.evaluate and self.evaluation):
             raise ValueError(
                 "gates on metrics need evaluate (a function) and evaluation (a dataset)"

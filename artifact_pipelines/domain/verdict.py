@@ -29,6 +29,11 @@ class Finding:
     values: Mapping[str, Any] = field(default_factory=dict)
     evidence: Mapping[str, Any] | None = None
 
+    @classmethod
+    def of(cls, found: Mapping[str, Any]) -> Self:
+        """Return the finding that plain JSON holds."""
+        return cls(**{**found, "reasons": tuple(found["reasons"])})
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:

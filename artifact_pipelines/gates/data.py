@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 from artifact_pipelines.domain.policy import Contract
 from artifact_pipelines.domain.verdict import Finding
 from artifact_pipelines.errors import InvalidFormatError
+from artifact_pipelines.gates.sandbox import Sandbox
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from artifact_pipelines.gates.case import Case
 
 EXAMPLES: Final = 5
 """How many of the values that break a rule are kept as examples."""
@@ -35,6 +38,49 @@ def read_dataset(folder: Path) -> "pd.DataFrame":
     except (ValueError, OSError, KeyError, TypeError, NotImplementedError) as error:
         raise InvalidFormatError(f"a dataset's Parquet file cannot be read: {error}.") from error
     return frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
+
+
+def contract_gate(case: "Case") -> Finding:
+    """Return whether the datasets of a case keep their contracts."""
+    findings: list[Finding] = []
+    for name, contract in sorted(case.policy.contracts.items()):
+        folder = case.dataset(name)
+        if folder is None:
+            findings.append(Finding(name, passed=False, reasons=(f"{name} is not there",)))
+            continue
+        findings += sandboxed(case.sandbox, name, folder, contract)
+    return joined("data_contract", findings)
+
+
+def joined(gate: str, findings: Sequence[Finding]) -> Finding:
+    """Return several findings as that of one gate."""
+    return Finding(
+        gate,
+        all(found.passed for found in findings),
+        tuple(reason for found in findings for reason in found.reasons),
+        {key: value for found in findings for key, value in found.values.items()},  # noqa: PD011
+        {found.gate: found.evidence for found in findings if found.evidence} or None,
+    )
+
+
+def sandboxed(sandbox: Sandbox, name: str, folder: Path, contract: Contract) -> list[Finding]:
+    """Return what each part of a dataset's contract found, looked at in a sandbox.
+
+    Raises:
+        SandboxError: The sandbox gave no answer.
+    """
+    modules = ["pandas", "pyarrow.parquet"]
+    modules += ["pandera.pandas"] if contract.schema_ else []
+    modules += ["great_expectations"] if contract.expectations else []
+    answers = sandbox.ask(
+        f"the contract of {name}",
+        "contract",
+        modules=modules,
+        name=name,
+        folder=str(folder),
+        rules=contract.model_dump(mode="json", by_alias=True),
+    )
+    return [Finding.of(found) for found in answers]
 
 
 def contract_findings(

@@ -1,31 +1,30 @@
 """Gates run here, whoever asks: a run's best checkpoints become models with verdicts."""
 
-import importlib
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 from artifact_pipelines.catalog import ledger
 from artifact_pipelines.catalog.catalog import Transaction
 from artifact_pipelines.domain import digest
-from artifact_pipelines.domain.gate import Formats, MetricBound, NoWorse
-from artifact_pipelines.domain.policy import Contract, Policy
+from artifact_pipelines.domain.policy import Policy
 from artifact_pipelines.domain.record import Input
 from artifact_pipelines.domain.signing import SignedStatement
 from artifact_pipelines.domain.verdict import Finding, Verdict
-from artifact_pipelines.errors import ConfigurationError, PolicyError, TrainerError
-from artifact_pipelines.gates import data, integrity, metrics, safety
-from artifact_pipelines.gates.guard import gate_code_digest, guarded
+from artifact_pipelines.errors import PolicyError, TrainerError
+from artifact_pipelines.gates import judging
+from artifact_pipelines.gates.case import Case
+from artifact_pipelines.gates.sandbox import Sandbox
 from artifact_pipelines.registry.keys import SERVICE
 from artifact_pipelines.registry.promoting import Promoting
 from artifact_pipelines.registry.publishing import Publishing
 from artifact_pipelines.registry.reading import Artifact
 
-Evaluate = Callable[[Path, Any], Mapping[str, float]]
+_NO_METRICS = ("baseline_", "difference_", "limit_", "slice_")
+"""What the figures of a verdict begin with that are no metrics of the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +79,14 @@ class Evaluating(Publishing, Promoting):
             raise TrainerError(f"the run {view.artifact.reference} has no checkpoint to judge.")
         tries = policy.select.tries if policy.select else 1
         attempts: list[Attempt] = []
-        for checkpoint in _ranked(view.checkpoints, policy)[:tries]:
-            attempts.append(self._attempt(policy, checkpoint))
-            if attempts[-1].passed:
-                return Evaluation(tuple(attempts), attempts[-1].model)
+        with Sandbox(policy.limits.seconds, policy.limits.memory) as sandbox:
+            for checkpoint in _ranked(view.checkpoints, policy)[:tries]:
+                attempts.append(self._attempt(policy, checkpoint, sandbox))
+                if attempts[-1].passed:
+                    return Evaluation(tuple(attempts), attempts[-1].model)
         return Evaluation(tuple(attempts), None)
 
-    def _attempt(self, policy: Policy, checkpoint: Artifact) -> Attempt:
+    def _attempt(self, policy: Policy, checkpoint: Artifact, sandbox: Sandbox) -> Attempt:
         project = checkpoint.project
         evaluation = self._evaluation_set(project, policy)
         inputs = (
@@ -101,8 +101,8 @@ class Evaluating(Publishing, Promoting):
         }
         if set(policy.required()) <= set(known):
             verdicts = tuple(known[gate] for gate in policy.required())
-            return Attempt(checkpoint, model, verdicts, _measured(verdicts))
-        findings, code = self._judge(policy, model, baseline, evaluation)
+            return Attempt(checkpoint, model, verdicts, measured(verdicts))
+        findings, code = self._judge(policy, model, baseline, evaluation, sandbox)
         verdicts = tuple(
             Verdict(
                 project=project,
@@ -127,77 +127,46 @@ class Evaluating(Publishing, Promoting):
         signed = [signer.sign_statement(verdict.payload(origin)) for verdict in verdicts]
         self.catalog.write(_record_verdicts, model.id, signed, self.actor)
         self.export_leaves()
-        return Attempt(checkpoint, model, verdicts, _measured(verdicts))
+        return Attempt(checkpoint, model, verdicts, measured(verdicts))
 
     def _judge(
-        self, policy: Policy, model: Artifact, baseline: str | None, evaluation: Artifact | None
-    ) -> tuple[list[Finding], str]:
-        """Return what every gate finds, and the digest of the code that looked."""
-        function = None if policy.evaluate is None else load_function(policy.evaluate)
-        with tempfile.TemporaryDirectory(prefix="gates-") as scratch:
-            folder = Path(scratch)
-            checked = self.verify(model.id)
-            findings = [guarded("integrity", lambda: integrity.integrity_finding(checked.damaged))]
-            if checked.damaged:
-                refused = ("the model's bytes are damaged, so this gate could not look",)
-                others = [gate for gate in policy.required() if gate != "integrity"]
-                findings += [Finding(gate, passed=False, reasons=refused) for gate in others]
-                return findings, gate_code_digest()
-            place = self.fetch(model.id, folder / "model")
-            findings.append(
-                guarded("safety", lambda: safety.safety_finding(place, policy.formats()))
-            )
-            frame = (
-                None
-                if evaluation is None
-                else data.read_dataset(self.fetch(evaluation.id, folder / "evaluation"))
-            )
-            if policy.contracts:
-                contracts = {
-                    name: (self._contract_frame(name, evaluation, frame, folder, model), contract)
-                    for name, contract in policy.contracts.items()
-                }
-                findings.append(guarded("data_contract", lambda: _contract_finding(contracts)))
-            findings += self._metric_findings(policy, function, place, frame, baseline, folder)
-        return findings, gate_code_digest(*([function] if function else []))
-
-    def _metric_findings(
         self,
         policy: Policy,
-        function: Evaluate | None,
-        place: Path,
-        frame: object,
-        baseline: str | None,
-        folder: Path,
-    ) -> list[Finding]:
-        gates = [gate for gate in policy.gates if not isinstance(gate, Formats)]
-        if not gates or function is None:
-            return []
-        try:
-            mine = dict(function(place, frame))
-            theirs: dict[str, float] | None = None
-            if baseline is not None and any(isinstance(gate, NoWorse) for gate in gates):
-                theirs = dict(function(self.fetch(baseline, folder / "baseline"), frame))
-        except Exception as error:  # noqa: BLE001  a gate that raises is a failed verdict
-            reason = f"the evaluation raised {type(error).__name__}: {error}"
-            return [Finding(gate.name, passed=False, reasons=(reason,)) for gate in gates]
-        return [guarded(gate.name, partial(_metric_finding, gate, mine, theirs)) for gate in gates]
-
-    def _contract_frame(
-        self,
-        name: str,
-        evaluation: Artifact | None,
-        frame: object,
-        folder: Path,
         model: Artifact,
-    ) -> object:
-        """Return the dataset of a name that this model was judged on or trained on."""
-        if evaluation is not None and name == evaluation.name:
-            return frame
-        for edge in self.lineage(model.id):
-            if edge.role == f"dataset:{name}":
-                return data.read_dataset(self.fetch(edge.parent.id, folder / f"input-{name}"))
-        return None
+        baseline: str | None,
+        evaluation: Artifact | None,
+        sandbox: Sandbox,
+    ) -> tuple[list[Finding], str]:
+        """Return what every gate finds, and the digest of the code that looked."""
+        code = judging.judging_code(policy, sandbox)
+        with tempfile.TemporaryDirectory(prefix="gates-") as scratch:
+            folder = Path(scratch)
+            damaged = self.verify(model.id).damaged
+
+            @cache
+            def fetched(artifact: str, name: str) -> Path:
+                return self.fetch(artifact, folder / name)
+
+            @cache
+            def dataset(name: str) -> Path | None:
+                """Return the dataset of a name that this model was judged on or trained on."""
+                if evaluation is not None and name == evaluation.name:
+                    return fetched(evaluation.id, "evaluation")
+                for edge in self.lineage(model.id):
+                    if edge.role == f"dataset:{name}":
+                        return fetched(edge.parent.id, f"input-{name}")
+                return None
+
+            case = Case(
+                policy=policy,
+                model=None if damaged else fetched(model.id, "model"),
+                damaged=damaged,
+                evaluation=None if evaluation is None else fetched(evaluation.id, "evaluation"),
+                baseline=lambda: None if baseline is None else fetched(baseline, "baseline"),
+                dataset=dataset,
+                sandbox=sandbox,
+            )
+            return judging.judge(case), code
 
     def _evaluation_set(self, project: str, policy: Policy) -> Artifact | None:
         if policy.evaluation is None:
@@ -209,21 +178,6 @@ class Evaluating(Publishing, Promoting):
                 "materialize it first."
             )
         return found[-1]
-
-
-def load_function(path: str) -> Any:  # noqa: ANN401 (whatever a project's module holds)
-    """Return the object that `module:name` names.
-
-    Raises:
-        ConfigurationError: There is no such module or name.
-    """
-    module, _, name = path.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigurationError(
-            f"{path!r} cannot be loaded ({error}); write it as module:function."
-        ) from error
 
 
 def _ranked(checkpoints: Sequence[Artifact], policy: Policy) -> list[Artifact]:
@@ -240,40 +194,14 @@ def _ranked(checkpoints: Sequence[Artifact], policy: Policy) -> list[Artifact]:
     return sorted(checkpoints, key=order)
 
 
-def _metric_finding(
-    gate: MetricBound | NoWorse, mine: Mapping[str, float], theirs: Mapping[str, float] | None
-) -> Finding:
-    if isinstance(gate, MetricBound):
-        return metrics.bound_finding(gate, mine)
-    return metrics.no_worse_finding(gate, mine, theirs)
-
-
-def _contract_finding(contracts: Mapping[str, tuple[Any, Contract]]) -> Finding:
-    findings = []
-    for name, (frame, contract) in sorted(contracts.items()):
-        if frame is None:
-            findings.append(
-                Finding("data_contract", passed=False, reasons=(f"{name} is not there",))
-            )
-            continue
-        findings += data.contract_findings(name, frame, contract, load_function)
-    return Finding(
-        "data_contract",
-        all(finding.passed for finding in findings),
-        tuple(reason for finding in findings for reason in finding.reasons),
-        {key: value for finding in findings for key, value in finding.values.items()},
-        {finding.gate: finding.evidence for finding in findings if finding.evidence} or None,
-    )
-
-
-def _measured(verdicts: Sequence[Verdict]) -> dict[str, float]:
+def measured(verdicts: Sequence[Verdict]) -> dict[str, float]:
     """Return what was measured, from the figures of the verdicts."""
-    found: dict[str, float] = {}
-    for verdict in verdicts:
-        for name, value in verdict.values.items():
-            if isinstance(value, int | float) and not name.startswith(("limit", "baseline")):
-                found[name] = float(value)
-    return found
+    return {
+        name: float(value)
+        for verdict in verdicts
+        for name, value in verdict.values.items()
+        if isinstance(value, int | float) and not name.startswith(_NO_METRICS)
+    }
 
 
 def _record_verdicts(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from artifact_pipelines.domain import digest
-from artifact_pipelines.domain.gate import FORMATS
+from artifact_pipelines.domain.gate import FORMATS, Custom
 from artifact_pipelines.domain.policy import Policy
 from artifact_pipelines.errors import PolicyError
 
@@ -112,6 +112,15 @@ def test_nothing_can_be_changed_afterwards() -> None:
         ({"gates": ["loss"]}, "'gates.0'"),
         ({"gates": [{"metric": "loss", "min": 1}]}, "need evaluate"),
         ({"gates": [{"formats": ["json"]}, {"formats": ["csv"]}]}, "safety stands twice"),
+        ({"gates": [{"gate": "no function"}]}, "'gates.0.gate'"),
+        ({"gates": [{"gate": "a:b", "name": "a b"}]}, "'gates.0.name'"),
+        ({"gates": [{"gate": "a:b", "seconds": 0}]}, "'gates.0.seconds'"),
+        ({"gates": [{"gate": "a:b", "x": {1}}]}, "'gates.0' is wrong"),
+        ({"gates": [{"gate": "a:b", "name": "safety"}]}, "safety stands twice"),
+        ({"gates": [{"gate": "a:integrity"}]}, "integrity stands twice"),
+        ({"gates": [{"metric": "loss", "min": 1, "min_rows": 0}]}, "'gates.0.min_rows'"),
+        ({"limits": {"memory": "8"}}, "expected a size such as 500MB or 8GB"),
+        ({"limits": {"memory": True}}, "expected a size such as 500MB or 8GB"),
         ({"select": {}}, "'select.metric' is wrong: it is missing"),
         ({"select": {"metric": "loss", "try": 0}}, "'select.try'"),
         ({"promotion": {"production": "manual"}}, "'promotion.production' is wrong"),
@@ -134,6 +143,24 @@ def test_two_gates_of_one_name_are_refused() -> None:
 
     with pytest.raises(PolicyError, match="a_b_min stands twice"):
         Policy.of({"evaluate": "a:b", "evaluation": "c", "gates": gates})
+
+
+def test_a_gate_of_a_project_has_a_name_and_whatever_arguments() -> None:
+    policy = Policy.of({"gates": [{"gate": "a.b:fair", "limit": 0.1, "groups": ["x"]}]})
+    (gate,) = policy.gates
+
+    assert policy.required() == ("fair", "integrity", "safety")
+    assert isinstance(gate, Custom)
+    assert gate.arguments == {"limit": 0.1, "groups": ["x"]}
+    assert policy.document() == {"gates": [{"gate": "a.b:fair", "limit": 0.1, "groups": ["x"]}]}
+
+
+def test_limits_are_written_as_they_are_read() -> None:
+    document = {"limits": {"seconds": 60.0, "memory": "500MB"}}
+
+    assert Policy.of(document).document() == document
+    assert Policy.of({"limits": {"memory": "2000MB"}}).limits.memory == 2_000_000_000
+    assert Policy.of({"limits": {"seconds": 1800, "memory": "8GB"}}).digest == Policy.of({}).digest
 
 
 def test_no_metric_can_take_the_name_of_a_gate_that_is_always_there() -> None:

@@ -5,6 +5,9 @@ from pathlib import Path
 import pandas as pd
 from safetensors.numpy import load_file
 
+from artifact_pipelines.domain.verdict import Finding
+from artifact_pipelines.gates.jobs import GateCase
+
 
 def mean_weight(model: Path, frame: pd.DataFrame) -> dict[str, float]:
     """Return the mean of a model's weights, scaled by the rows it is measured on."""
@@ -22,3 +25,42 @@ def nothing(model: Path, frame: pd.DataFrame) -> dict[str, float]:
     assert model.is_dir()
     assert len(frame)
     return {"score": float("nan")}
+
+
+def by_row(model: Path, frame: pd.DataFrame) -> dict[str, object]:
+    """Return the score of each row, which is the weight where the label is its sign."""
+    weight = float(load_file(model / "model.safetensors")["weight"].mean())
+    right = (frame["label"] == "yes").to_numpy() * weight
+    return {"score": right, "rows": len(frame)}
+
+
+def hangs(model: Path, frame: pd.DataFrame) -> dict[str, float]:
+    """Take as long as it likes."""
+    import time
+
+    while model.is_dir():
+        time.sleep(len(frame))
+    return {}
+
+
+def kills(model: Path, frame: pd.DataFrame) -> dict[str, float]:
+    """End its process for a weak model, and measure a strong one."""
+    import os
+
+    found = mean_weight(model, frame)
+    if found["score"] < 0.5:
+        os._exit(3)
+    return found
+
+
+def fair(case: GateCase, limit: float) -> Finding:
+    """Pass a model whose score is at least a limit, and tell what it was compared to."""
+    assert case.data is not None
+    passed = case.metrics["score"] >= limit
+    return Finding(
+        "whatever",
+        passed=bool(passed),
+        reasons=(f"the score is {case.metrics['score']:.2f}, and {limit} is asked",),
+        values={"rows_seen": len(case.data)},
+        evidence={"baseline": case.baseline is not None, "gates": case.policy["gates"]},
+    )

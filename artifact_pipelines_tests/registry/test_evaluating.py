@@ -9,9 +9,11 @@ import pandas as pd
 import pytest
 from safetensors.numpy import save
 
+from artifact_pipelines.domain import digest
 from artifact_pipelines.domain.policy import Policy
 from artifact_pipelines.errors import ConfigurationError, PolicyError, TrainerError
 from artifact_pipelines.registry import Registry
+from artifact_pipelines.registry.evaluating import Evaluation
 from artifact_pipelines_tests.building import PROJECT, approve
 
 MEASURE = "artifact_pipelines_tests.registry.measuring:mean_weight"
@@ -34,10 +36,11 @@ def policy(**changed: Any) -> Policy:
     )
 
 
-def holdout(registry: Registry, scale: float = 1.0) -> None:
+def holdout(registry: Registry, frame: pd.DataFrame | None = None) -> None:
     """Register evaluation data."""
     buffer = io.BytesIO()
-    pd.DataFrame({"scale": [scale]}).to_parquet(buffer, index=False)
+    frame = pd.DataFrame({"scale": [1.0]}) if frame is None else frame
+    frame.to_parquet(buffer, index=False)
     registry.publish_dataset(PROJECT, "holdout", {"data.parquet": buffer.getvalue()})
 
 
@@ -132,6 +135,112 @@ def test_an_evaluation_that_fails_is_a_verdict(
     assert failed
     assert all(reason in verdict.reasons[0] for verdict in failed)
     assert found.chosen is None
+
+
+def failed(found: Evaluation) -> dict[str, str]:
+    """Return why the gates of the first attempt failed, by gate."""
+    verdicts = found.attempts[0].verdicts
+    return {one.gate: one.reasons[0] for one in verdicts if not one.passed}
+
+
+def test_an_evaluation_that_hangs_fails_its_gates_in_time(registry: Registry) -> None:
+    registry.set_policy(
+        PROJECT, policy(evaluate=MEASURE.replace("mean_weight", "hangs"), limits={"seconds": 0.3})
+    )
+    holdout(registry)
+    train(registry, "run-1", {0.8: 0.9})
+
+    assert failed(registry.evaluate(PROJECT, "run-1")) == {
+        "score_min": "the evaluation took longer than 0.3 s",
+        "score_no_worse_than_production": "the evaluation took longer than 0.3 s",
+    }
+
+
+def test_after_an_evaluation_that_killed_its_process_the_next_best_is_tried(
+    registry: Registry,
+) -> None:
+    registry.set_policy(PROJECT, policy(evaluate=MEASURE.replace("mean_weight", "kills")))
+    holdout(registry)
+    train(registry, "run-1", {0.2: 0.9, 0.8: 0.1, 0.5: 0.9})
+    found = registry.evaluate(PROJECT, "run-1")
+
+    assert failed(found)["score_min"] == "the evaluation ended without an answer, with exit code 3"
+    assert found.chosen == found.attempts[1].model
+
+
+def rows(*labels: str) -> pd.DataFrame:
+    return pd.DataFrame({"scale": [1.0] * len(labels), "label": labels})
+
+
+@pytest.mark.parametrize("function", ["by_row", "mean_weight"])
+def test_a_slice_is_measured_by_its_rows_or_by_asking_again(
+    registry: Registry, function: str
+) -> None:
+    gate = {"metric": "score", "min": 0.5, "slice": "label"}
+    registry.set_policy(
+        PROJECT, policy(evaluate=MEASURE.replace("mean_weight", function), gates=[gate])
+    )
+    frame = rows("yes", "yes", "no", "yes")
+    frame.loc[frame["label"] == "no", "scale"] = 0.1
+    holdout(registry, frame)
+    train(registry, "run-1", {0.8: 0.9})
+    found = registry.evaluate(PROJECT, "run-1")
+
+    (verdict,) = [one for one in found.attempts[0].verdicts if one.gate == "score_min_by_label"]
+    expected = "0.0000" if function == "by_row" else "0.0900"
+    assert verdict.reasons == (f"score for label no: {expected} is below 0.5, in 1 row",)
+    assert verdict.evidence is not None
+    shown = digest.parse(registry.store.get_object(verdict.evidence))["slices"]
+    assert {name: one["rows"] for name, one in shown.items()} == {"no": 1, "yes": 3}
+
+
+def test_scores_of_each_row_tell_how_sure_a_difference_is(registry: Registry) -> None:
+    registry.set_policy(PROJECT, policy(evaluate=MEASURE.replace("mean_weight", "by_row")))
+    holdout(registry, rows(*["yes"] * 50 + ["no"] * 10))
+    train(registry, "run-1", {0.8: 0.9})
+    best = registry.evaluate(PROJECT, "run-1").chosen
+    assert best is not None
+    approve(registry, best)
+    registry.promote(best.reference, "production")
+    train(registry, "run-2", {0.8: 0.85})
+    found = registry.evaluate(PROJECT, "run-2")
+
+    (verdict,) = [one for one in found.attempts[0].verdicts if "no_worse" in one.gate]
+    assert verdict.passed
+    figures = verdict.values  # noqa: PD011 (no frame)
+    low, high = figures["difference_low"], figures["difference_high"]
+    assert -0.05 <= low < -0.0417 < high < 0
+    assert "a difference between -0.0" in verdict.reasons[0]
+    assert "difference_low" not in found.attempts[0].metrics
+
+
+def test_a_gate_of_the_project_is_a_verdict_like_any_other(registry: Registry) -> None:
+    mine = {"gate": MEASURE.replace("mean_weight", "fair"), "limit": 0.6, "name": "fairness"}
+    registry.set_policy(PROJECT, policy(gates=[mine]))
+    holdout(registry)
+    train(registry, "run-1", {0.9: 0.5, 0.7: 0.8})
+    found = registry.evaluate(PROJECT, "run-1")
+
+    assert failed(found) == {"fairness": "the score is 0.50, and 0.6 is asked"}
+    assert found.chosen == found.attempts[1].model
+    (verdict,) = [one for one in found.attempts[1].verdicts if one.gate == "fairness"]
+    assert verdict.values == {"rows_seen": 1}  # noqa: PD011 (no frame)
+    assert verdict.evidence is not None
+    evidence = digest.parse(registry.store.get_object(verdict.evidence))
+    assert evidence == {"baseline": False, "gates": [mine]}
+    assert registry.why_not(found.chosen.reference, "staging") == ()
+
+
+def test_the_code_of_a_projects_gate_is_in_the_digest(registry: Registry) -> None:
+    codes = set()
+    gate = {"gate": MEASURE.replace("mean_weight", "fair"), "limit": 0.6}
+    for number, gates in enumerate([[], [gate]]):
+        registry.set_policy(PROJECT, policy(gates=gates))
+        holdout(registry)
+        train(registry, f"run-{number}", {0.7: 0.8})
+        codes.add(registry.evaluate(PROJECT, f"run-{number}").attempts[0].verdicts[0].gate_code)
+
+    assert len(codes) == 2
 
 
 def test_a_file_that_could_run_something_fails_the_safety_gate(registry: Registry) -> None:

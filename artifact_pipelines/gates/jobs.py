@@ -1,0 +1,241 @@
+"""What a sandbox can be asked to do: each job runs a project's own code, and answers in JSON."""
+
+import contextlib
+import importlib
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from artifact_pipelines.domain import digest
+from artifact_pipelines.domain.policy import Contract
+from artifact_pipelines.domain.verdict import Finding
+from artifact_pipelines.errors import ArtifactError, ConfigurationError, InvalidFormatError
+from artifact_pipelines.gates import data
+from artifact_pipelines.gates.case import packed
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MAX_SLICES: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class GateCase:
+    """What a project's own gate is called with.
+
+    Attributes:
+        model: The folder of the model's files.
+        baseline: The folder of the model in production, if there is one.
+        data: The evaluation data, if the policy names any.
+        metrics: What the evaluation function measured, if there is one.
+        policy: The policy's document.
+    """
+
+    model: Path
+    baseline: Path | None
+    data: "pd.DataFrame | None"
+    metrics: Mapping[str, Any]
+    policy: Mapping[str, Any]
+
+
+def load_function(path: str) -> Any:  # noqa: ANN401 (whatever a project's module holds)
+    """Return the object that `module:name` names.
+
+    Raises:
+        ConfigurationError: There is no such module or name.
+    """
+    module, _, name = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigurationError(
+            f"{path!r} cannot be loaded ({error}); write it as module:function."
+        ) from error
+
+
+def sources(functions: Sequence[str]) -> dict[str, str | None]:
+    """Return the SHA-256 of the source file of each function, where it has one."""
+    return {path: source_of(load_function(path)) for path in functions}
+
+
+def source_of(function: object) -> str | None:
+    """Return the SHA-256 of the source file of a function, where it has one."""
+    bare: Any = inspect.unwrap(function)  # type: ignore[arg-type]
+    while isinstance(bare, partial):
+        bare = inspect.unwrap(bare.func)
+    bare = bare if inspect.isroutine(bare) or inspect.isclass(bare) else type(bare)
+    with contextlib.suppress(TypeError, OSError):
+        file = inspect.getsourcefile(bare)
+        return None if file is None else digest.sha256(Path(file).read_bytes())
+    return None
+
+
+def measure(
+    function: str, model: str, evaluation: str, slices: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
+    """Return what an evaluation function measures on the data, and on the slices of it."""
+    look, frame = load_function(function), _frame(evaluation)
+    metrics, examples = _split(look(Path(model), frame.copy()), len(frame))
+    return {
+        "metrics": metrics,
+        "examples": {name: packed(values) for name, values in examples.items()},
+        "slices": {
+            column: _sliced(look, Path(model), frame, examples, column, wanted)
+            for column, wanted in slices.items()
+        },
+    }
+
+
+def _sliced(
+    look: Callable[[Path, Any], Mapping[str, Any]],
+    model: Path,
+    frame: "pd.DataFrame",
+    examples: Mapping[str, Sequence[float]],
+    column: str,
+    wanted: Sequence[str],
+) -> dict[str, Any]:
+    """Return what each slice measures: the mean of its rows, or else the function on them."""
+    if column not in frame.columns:
+        return {}
+    groups = frame.reset_index(drop=True).groupby(column, dropna=False, sort=True, observed=True)
+    if groups.ngroups > MAX_SLICES:
+        raise InvalidFormatError(
+            f"the column {column} has {groups.ngroups} values; slices may be {MAX_SLICES}"
+        )
+    found: dict[str, Any] = {}
+    for value, rows in groups.indices.items():
+        measured: dict[str, Any] = {
+            name: math.fsum(examples[name][row] for row in rows) / len(rows)
+            for name in wanted
+            if name in examples
+        }
+        if len(measured) < len(wanted):
+            part = frame.iloc[rows].reset_index(drop=True)
+            measured = _split(look(model, part), len(part))[0] | measured
+        kept = {name: measured[name] for name in wanted if name in measured}
+        index = [int(row) for row in rows] if examples else []
+        found[str(value)] = {"rows": len(rows), "metrics": kept, "index": index}
+    return found
+
+
+def _split(
+    given: Any,  # noqa: ANN401 (what a project's function gives)
+    rows: int,
+) -> tuple[dict[str, Any], dict[str, list[float]]]:
+    """Return the metrics of an answer, and the scores of each row for those that came so."""
+    if not isinstance(given, Mapping):
+        raise InvalidFormatError(f"it gave a {type(given).__name__} in place of metrics by name")
+    metrics: dict[str, Any] = {}
+    examples: dict[str, list[float]] = {}
+    for name, value in given.items():
+        if isinstance(value, bool | str):
+            metrics[str(name)] = value
+        elif hasattr(value, "__len__") and getattr(value, "ndim", 1) == 1:
+            scores = [float(score) for score in value]
+            if len(scores) != rows:
+                raise InvalidFormatError(
+                    f"{name} has {len(scores)} scores for {rows} rows; give one for each"
+                )
+            examples[str(name)] = scores
+            metrics[str(name)] = math.fsum(scores) / rows if rows else math.nan
+        else:
+            number = hasattr(value, "__float__") and not isinstance(value, bytes)
+            metrics[str(name)] = float(value) if number else repr(value)[:100]
+    return metrics, examples
+
+
+def contract(name: str, folder: str, rules: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what each part of a dataset's contract found."""
+    found = data.contract_findings(
+        name, _frame(folder), Contract.model_validate(rules), load_function
+    )
+    return [as_json(finding) for finding in found]
+
+
+def custom(
+    function: str,
+    name: str,
+    model: str,
+    baseline: str | None,
+    evaluation: str | None,
+    metrics: Mapping[str, Any],
+    policy: Mapping[str, Any],
+    arguments: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return what a project's own gate found."""
+    case = GateCase(
+        model=Path(model),
+        baseline=None if baseline is None else Path(baseline),
+        data=None if evaluation is None else _frame(evaluation).copy(),
+        metrics=metrics,
+        policy=policy,
+    )
+    return as_json(_finding(name, load_function(function)(case, **arguments)))
+
+
+def _finding(name: str, given: Any) -> Finding:  # noqa: ANN401 (what a project's function gives)
+    """Return what a project's gate gave, as a finding under its name."""
+    if isinstance(given, Finding):
+        given = {
+            field: getattr(given, field) for field in ("passed", "reasons", "values", "evidence")
+        }
+    known = {"passed", "reasons", "values", "evidence"}
+    if not isinstance(given, Mapping) or not {"passed", "reasons"} <= given.keys() <= known:
+        raise InvalidFormatError(
+            "a gate gives a mapping of passed, reasons and, if it likes, values and evidence"
+        )
+    reasons = given["reasons"]
+    reasons = (reasons,) if isinstance(reasons, str) else tuple(map(str, reasons))
+    passed = given["passed"]
+    # NumPy's truth values are no bool; anything else must not be taken for a pass.
+    passed = passed.item() if hasattr(passed, "item") else passed
+    if type(passed) is not bool:
+        raise InvalidFormatError(f"a gate passed or not, but said {passed!r}")
+    if not reasons:
+        raise InvalidFormatError("a gate gives at least one reason")
+    values, evidence = given.get("values") or {}, given.get("evidence")
+    return Finding(name, passed, reasons, _plain(values), _plain(evidence))
+
+
+def as_json(finding: Finding) -> dict[str, Any]:
+    """Return a finding as plain JSON."""
+    return {
+        "gate": finding.gate,
+        "passed": finding.passed,
+        "reasons": list(finding.reasons),
+        "values": _plain(finding.values),
+        "evidence": _plain(finding.evidence),
+    }
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 (JSON)
+    """Return a value with NumPy's scalars and arrays as JSON has them."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    try:
+        digest.canonical(value)
+    except ArtifactError:
+        return str(value)
+    return value
+
+
+@cache
+def _frame(folder: str) -> "pd.DataFrame":
+    """Return the rows of a dataset, read once for all jobs."""
+    return data.read_dataset(Path(folder))
+
+
+JOBS: Final[Mapping[str, Callable[..., Any]]] = {
+    "contract": contract,
+    "custom": custom,
+    "measure": measure,
+    "sources": sources,
+}

@@ -1,0 +1,60 @@
+"""The gates of a policy, each run on one case.
+
+To add a gate: declare its form in `domain.gate`, write a function that takes the declaration
+and the case, and enter both in `GATES`.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final
+
+from artifact_pipelines.domain.gate import Custom, Formats, MetricBound, NoWorse
+from artifact_pipelines.domain.part import Part
+from artifact_pipelines.domain.policy import Policy
+from artifact_pipelines.domain.verdict import Finding
+from artifact_pipelines.errors import SandboxError
+from artifact_pipelines.gates import custom, data, integrity, metrics, safety
+from artifact_pipelines.gates.case import Case
+from artifact_pipelines.gates.guard import gate_code_digest, guarded
+from artifact_pipelines.gates.sandbox import Sandbox
+
+GATES: Final[Mapping[type[Part], Callable[[Any, Case], Finding]]] = {
+    Custom: custom.custom_gate,
+    MetricBound: metrics.bound_gate,
+    NoWorse: metrics.no_worse_gate,
+}
+"""How each form of a gate is judged; `formats` are what the safety gate allows."""
+
+
+def judge(case: Case) -> list[Finding]:
+    """Return what every gate of a case's policy finds."""
+    policy = case.policy
+    found = [guarded("integrity", lambda: integrity.integrity_finding(case.damaged))]
+    if case.damaged:
+        refused = ("the model's bytes are damaged, so this gate could not look",)
+        others = [gate for gate in policy.required() if gate != "integrity"]
+        return [*found, *(Finding(gate, passed=False, reasons=refused) for gate in others)]
+    found.append(guarded("safety", lambda: safety.safety_finding(case.files, policy.formats())))
+    if policy.contracts:
+        found.append(guarded("data_contract", lambda: data.contract_gate(case)))
+    return found + [
+        guarded(gate.name, partial(GATES[type(gate)], gate, case))
+        for gate in policy.gates
+        if not isinstance(gate, Formats)
+    ]
+
+
+def judging_code(policy: Policy, sandbox: Sandbox) -> str:
+    """Return the digest of the code that judges: the gates' and the project's own functions'.
+
+    Raises:
+        ConfigurationError: A function is not there.
+    """
+    functions = [] if policy.evaluate is None else [policy.evaluate]
+    functions += [gate.gate for gate in policy.gates if isinstance(gate, Custom)]
+    try:
+        found = sandbox.ask("the project's code", "sources", functions=functions)
+    except SandboxError as error:
+        # It cannot even be imported; the gates that need it will say so.
+        found = dict.fromkeys(functions, str(error))
+    return gate_code_digest(found)
