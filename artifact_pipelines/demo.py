@@ -231,7 +231,7 @@ class _Tour:
         view = self.registry.run(PROJECT, name)
         resumed = f", resumed from {resume_from}" if resume_from else ""
         self.say(f"trained {view.artifact.reference}: {len(view.checkpoints)} checkpoints{resumed}")
-        for model in self._models(name):
+        for model in self.registry.models(PROJECT, name):
             verdicts = self.registry.verdicts(model)
             failed = [verdict for verdict in verdicts if not verdict.passed]
             why = "; ".join(reason for verdict in failed for reason in verdict.reasons)
@@ -423,15 +423,6 @@ class _Tour:
         if resumed:
             found["resumed_exactly"] = exact
         return found
-
-    def _models(self, run: str) -> list[Artifact]:
-        """Return the models that were made from a run's checkpoints."""
-        ids = {found.id for found in self.registry.checkpoints(PROJECT, run)}
-        return [
-            model
-            for model in self.registry.models(PROJECT)
-            if any(item.role == "checkpoint" and item.id in ids for item in model.record.inputs)
-        ]
 
     def _run(
         self,

@@ -85,6 +85,7 @@ artifact_file = Table(
     Column("sha256", Text, nullable=False),
     Column("media_type", Text, nullable=False),
     Column("state", Text, nullable=False, comment="present, archived, removed"),
+    sqlite_with_rowid=False,
 )
 
 edge = Table(
@@ -95,6 +96,7 @@ edge = Table(
     Column("role", Text, primary_key=True),
     Column("kind", Text, nullable=False, comment="observed, declared, rederivable"),
     Index("ix_edge_parent", "parent"),
+    sqlite_with_rowid=False,
 )
 
 metric = Table(
@@ -106,6 +108,7 @@ metric = Table(
     Column("kind", Text, nullable=False),
     Column("value", Double, comment="null when it was not a finite number"),
     Index("ix_metric_project_kind_name_value", "project", "kind", "name", "value"),
+    sqlite_with_rowid=False,
 )
 
 run = Table(
@@ -148,6 +151,7 @@ chunk = Table(
     Column("key_id", Text),
     Index("ix_chunk_pack", "pack"),
     Index("ix_chunk_base", "base"),
+    sqlite_with_rowid=False,
 )
 
 artifact_pack = Table(
@@ -156,6 +160,7 @@ artifact_pack = Table(
     Column("artifact", Text, primary_key=True),
     Column("pack", Text, primary_key=True),
     Index("ix_artifact_pack_pack", "pack"),
+    sqlite_with_rowid=False,
 )
 
 session = Table(

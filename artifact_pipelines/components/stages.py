@@ -93,9 +93,7 @@ def next_model(opened: Registry, project: str, stage: str) -> Artifact | None:
     Only models newer than what the stage has pointed at go: a rollback stays.
     """
     been = [move.model.version or 0 for move in opened.history(project, stage)]
-    for model in reversed(opened.models(project)):
-        if (model.version or 0) <= max(been, default=0):
-            return None
+    for model in reversed(opened.models(project, above=max(been, default=0))):
         if not opened.why_not(model.reference, stage):
             return model
     return None

@@ -72,13 +72,13 @@ class Mirror:
             version, metadata = reports.set_version(view.checkpoints), reports.of_checkpoints(view)
             found += self._materialized(project, "checkpoints", name, version, metadata)
         found += self._gone(project, "checkpoints", name, view.checkpoints)
-        found += self._gone(project, "candidate", name, models_of(self.registry, project, name))
+        found += self._gone(project, "candidate", name, self.registry.models(project, name))
         return found
 
     def candidate(self, project: str, name: str, policy: Policy) -> list[AssetEvent]:
         """Return what is not shown of what the gates said of a run."""
         key = dg.AssetKey([project, "candidate"])
-        models = models_of(self.registry, project, name)
+        models = self.registry.models(project, name)
         judged = {
             model.id: verdicts
             for model in models
@@ -185,16 +185,6 @@ def identity(instance: dg.DagsterInstance) -> str:
     return min(known)
 
 
-def models_of(registry: Registry, project: str, run: str) -> list[Artifact]:
-    """Return the models that were made from a run's checkpoints, by number."""
-    checkpoints = {found.id for found in registry.checkpoints(project, run)}
-    return [
-        model
-        for model in registry.models(project)
-        if any(item.role == "checkpoint" and item.id in checkpoints for item in model.record.inputs)
-    ]
-
-
 def judgement(registry: Registry, model: Artifact, policy: Policy) -> list[Verdict] | None:
     """Return what every gate of a policy said of a model, or None while one is missing."""
     said = {
@@ -210,7 +200,7 @@ def settled(registry: Registry, project: str, run: str, policy: Policy) -> bool:
     """Return whether the gates have nothing more to say of a run under a policy."""
     judged = [
         verdicts
-        for model in models_of(registry, project, run)
+        for model in registry.models(project, run)
         if (verdicts := judgement(registry, model, policy)) is not None
     ]
     tries = policy.select.tries if policy.select else 1

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from artifact_pipelines.catalog import ledger, tables
-from artifact_pipelines.catalog.catalog import Transaction
+from artifact_pipelines.catalog.catalog import Transaction, batches
 from artifact_pipelines.domain.policy import PRODUCTION, Policy
 from artifact_pipelines.domain.signing import PublicKey, SignedStatement
 from artifact_pipelines.domain.stage import (
@@ -54,16 +54,16 @@ def _said(row: sa.Row[Any], keys: Sequence[RegisteredKey], role: str) -> dict[st
     return None
 
 
-def approvals_of(conn: Connection, artifact: str) -> list[ApprovalFact]:
-    """Return the approvals of a model whose signatures count."""
+def approvals_of(conn: Connection, models: Sequence[str]) -> list[ApprovalFact]:
+    """Return the approvals of models whose signatures count, oldest first."""
     table, leaf = tables.approval, tables.leaf
-    statement = (
-        sa.select(table, leaf.c.actor)
-        .join(leaf, leaf.c.seq == table.c.seq)
-        .where(table.c.artifact == artifact)
-        .order_by(table.c.seq)
-    )
+    statement = sa.select(table, leaf.c.actor).join(leaf, leaf.c.seq == table.c.seq)
     keys = registered_keys(conn)
+    rows = [
+        row
+        for part in batches(sorted(set(models)))
+        for row in conn.execute(statement.where(table.c.artifact.in_(part)))
+    ]
     return [
         ApprovalFact(
             seq=row.seq,
@@ -75,7 +75,7 @@ def approvals_of(conn: Connection, artifact: str) -> list[ApprovalFact]:
             used=row.used is not None,
             by=row.actor,
         )
-        for row in conn.execute(statement)
+        for row in sorted(rows, key=lambda row: row.seq)
         if (said := _said(row, keys, "approver")) is not None
     ]
 
@@ -124,7 +124,7 @@ def decide(
             pointer=pointer,
             baseline=baseline,
             verdicts=verdicts,
-            approvals=approvals_of(conn, model.id),
+            approvals=approvals_of(conn, [model.id]),
             recalled=model.recalled,
             authors=tuple(authors),
             rollback_ready=rollback_ready,

@@ -230,17 +230,19 @@ class Promoting(SigningOff):
         statement = sa.select(table).where(table.c.project == project, table.c.stage == stage)
         rows = self.catalog.read(lambda conn: list(conn.execute(statement.order_by(table.c.seq))))
         names = {key.id: key.name for key in self.key_list()}
+        models = self.by_ids([row.artifact for row in rows])
+        approvals = self.catalog.read(deciding.approvals_of, list(models))
         return [
             Request(
                 row.seq,
                 stage,
-                self.get(row.artifact),
+                models[row.artifact],
                 row.reason,
                 row.state,
                 tuple(
                     names[fact.key]
-                    for fact in self.catalog.read(deciding.approvals_of, row.artifact)
-                    if fact.stage == stage and not fact.used
+                    for fact in approvals
+                    if fact.artifact == row.artifact and fact.stage == stage and not fact.used
                 ),
             )
             for row in rows
@@ -383,12 +385,13 @@ class Promoting(SigningOff):
         if at is not None:
             statement = statement.where(leaf.c.time <= at)
         rows = self.catalog.read(lambda conn: list(conn.execute(statement)))
+        models = self.by_ids([row.artifact for row in rows])
         return [
             Move(
                 row.seq,
                 row.time,
                 row.action,
-                self.get(row.artifact),
+                models[row.artifact],
                 row.name or row.actor,
                 row.policy,
             )

@@ -2,15 +2,16 @@
 
 import contextlib
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from artifact_pipelines.catalog import packs, tables
+from artifact_pipelines.catalog import lineage, packs, tables
 from artifact_pipelines.catalog.catalog import Transaction, batches
 from artifact_pipelines.domain import naming
 from artifact_pipelines.domain.manifest import FileEntry
@@ -29,7 +30,7 @@ from artifact_pipelines.store.pack import Location
 READ_LEASE = 3600.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Artifact:
     """A registered artifact.
 
@@ -42,7 +43,7 @@ class Artifact:
         step: The step of a checkpoint.
         version: The number of a dataset or model.
         content: The digest of its manifest.
-        record: What it is and what it was made from.
+        encoded: The exact bytes of its record.
         size: Its bytes.
         published: When, as RFC 3339 text.
         state: `live` or `forgotten`.
@@ -58,12 +59,17 @@ class Artifact:
     step: int | None
     version: int | None
     content: str
-    record: Record
+    encoded: bytes = field(repr=False)
     size: int
     published: str
     state: str
     recalled: bool
     session: str
+
+    @cached_property
+    def record(self) -> Record:
+        """What it is and what it was made from; read when it is asked for, as lists are long."""
+        return Record.decode(self.encoded)
 
     @property
     def reference(self) -> str:
@@ -93,7 +99,7 @@ class Artifact:
             step=row.step,
             version=row.version,
             content=row.content,
-            record=Record.decode(bytes(row.record)),
+            encoded=bytes(row.record),
             size=row.size,
             published=row.published,
             state=row.state,
@@ -165,8 +171,7 @@ class Reading(Opened):
 
     def projects(self) -> list[str]:
         """Return the names of the projects that have anything."""
-        statement = sa.select(tables.artifact.c.project).distinct()
-        return self.catalog.read(lambda conn: sorted(conn.execute(statement).scalars()))
+        return self.catalog.read(_projects)
 
     def datasets(self, project: str, name: str | None = None) -> list[Artifact]:
         """Return the dataset versions of a project, oldest first."""
@@ -176,14 +181,31 @@ class Reading(Opened):
         """Return the checkpoints of a project or of one run, by run and step."""
         return self._select(project, Kind.CHECKPOINT, run)
 
-    def models(self, project: str) -> list[Artifact]:
-        """Return the models of a project, by number."""
-        return self._select(project, Kind.MODEL, None)
+    def models(
+        self, project: str, run: str | None = None, *, above: int | None = None
+    ) -> list[Artifact]:
+        """Return the models of a project, by number.
+
+        Args:
+            project: The project.
+            run: Only those made from this run's checkpoints.
+            above: Only those with a higher number.
+        """
+        return self.catalog.read(_models, project, run, above)
 
     def runs(self, project: str) -> list[RunView]:
         """Return the training runs of a project, oldest first."""
+        table = tables.run
+        statement = sa.select(table).where(table.c.project == project)
+        states = {
+            row.id: row for row in self.catalog.read(lambda conn: list(conn.execute(statement)))
+        }
+        made: dict[str, list[Artifact]] = {}
+        for checkpoint in self.checkpoints(project):
+            made.setdefault(checkpoint.name, []).append(checkpoint)
         return [
-            self.run(project, run.name) for run in self._select(project, Kind.TRAINING_RUN, None)
+            RunView(run, states[run.id].state, states[run.id].reason, tuple(made.get(run.name, ())))
+            for run in self._select(project, Kind.TRAINING_RUN, None)
         ]
 
     def run(self, project: str, name: str) -> RunView:
@@ -207,10 +229,14 @@ class Reading(Opened):
         Raises:
             UnknownArtifactError: There is none.
         """
-        found = self.catalog.read(_by_ids, [artifact])
+        found = self.by_ids([artifact])
         if not found:
             raise UnknownArtifactError(f"there is no artifact {artifact[:16]}.")
-        return found[0]
+        return found[artifact]
+
+    def by_ids(self, ids: Iterable[str]) -> dict[str, Artifact]:
+        """Return the artifacts of some ids, by id; one that nobody knows is left out."""
+        return {found.id: found for found in self.catalog.read(_by_ids, sorted(set(ids)))}
 
     def find(self, reference: str) -> Artifact:
         """Return what a reference names.
@@ -321,16 +347,9 @@ class Reading(Opened):
         The lineage of a forgotten artifact still answers.
         """
         start = self.find(reference)
-        near, far = ("parent", "child") if down else ("child", "parent")
-        edges: list[tuple[sa.Row[Any], int]] = []
-        seen, frontier, depth = {start.id}, [start.id], 0
-        while frontier:
-            depth += 1
-            rows = self.catalog.read(_edges, near, frontier)
-            edges += [(row, depth) for row in rows]
-            frontier = sorted({getattr(row, far) for row in rows} - seen)
-            seen.update(frontier)
-        known = {found.id: found for found in self.catalog.read(_by_ids, sorted(seen))}
+        edges = self.catalog.read(lineage.edges, start.id, down=down)
+        ids = {start.id, *(row.child for row, _ in edges), *(row.parent for row, _ in edges)}
+        known = self.by_ids(ids)
         return [
             LineageEdge(known[row.child], known[row.parent], row.role, row.kind, depth)
             for row, depth in edges
@@ -397,6 +416,40 @@ def _begin_reading(tx: Transaction, lease: str, artifact: Artifact) -> None:
     )
 
 
+def _projects(conn: Connection) -> list[str]:
+    """Return the projects, each by one step into the index instead of a look at every row."""
+    table = tables.artifact
+    first = sa.select(sa.func.min(table.c.project).label("name"))
+    named = first.cte("named", recursive=True)
+    after = sa.select(sa.func.min(table.c.project)).where(table.c.project > named.c.name)
+    named = named.union_all(sa.select(after.scalar_subquery()).where(named.c.name.is_not(None)))
+    statement = sa.select(named.c.name).where(named.c.name.is_not(None))
+    return sorted(conn.execute(statement).scalars())
+
+
+def _models(conn: Connection, project: str, run: str | None, above: int | None) -> list[Artifact]:
+    model, checkpoint, edge = tables.artifact, tables.artifact.alias("checkpoint"), tables.edge
+    statement = (
+        sa.select(model)
+        .where(model.c.project == project, model.c.kind == Kind.MODEL.value)
+        .order_by(model.c.version)
+    )
+    if above is not None:
+        statement = statement.where(model.c.name == project, model.c.version > above)
+    if run is not None:
+        statement = (
+            statement.join(edge, edge.c.child == model.c.id)
+            .join(checkpoint, checkpoint.c.id == edge.c.parent)
+            .where(
+                edge.c.role == "checkpoint",
+                checkpoint.c.project == project,
+                checkpoint.c.kind == Kind.CHECKPOINT.value,
+                checkpoint.c.name == run,
+            )
+        )
+    return [Artifact.of(row) for row in conn.execute(statement)]
+
+
 def _by_ids(conn: Connection, ids: Sequence[str]) -> list[Artifact]:
     table = tables.artifact
     found = []
@@ -404,13 +457,4 @@ def _by_ids(conn: Connection, ids: Sequence[str]) -> list[Artifact]:
         found += [
             Artifact.of(row) for row in conn.execute(sa.select(table).where(table.c.id.in_(part)))
         ]
-    return found
-
-
-def _edges(conn: Connection, near: str, ids: Sequence[str]) -> list[sa.Row[Any]]:
-    table = tables.edge
-    found: list[sa.Row[Any]] = []
-    for part in batches(list(ids)):
-        statement = sa.select(table).where(table.c[near].in_(part))
-        found += conn.execute(statement.order_by(table.c.child, table.c.role, table.c.parent))
     return found

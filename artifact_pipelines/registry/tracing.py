@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from artifact_pipelines.catalog import lineage as ancestry
 from artifact_pipelines.catalog import tables
 from artifact_pipelines.domain import digest, lineage
 from artifact_pipelines.domain.lineage import Completeness, Edge, EdgeKind, Node
@@ -99,15 +100,16 @@ class Tracing(Reading):
         self, child: Artifact, parent: Artifact, role: str, kind: EdgeKind, how: str | None
     ) -> None:
         Input(role, parent.id)  # what no record may cite, no leaf may
-        above = {edge.parent.id for edge in self.lineage(parent.id)}
+        above = self.catalog.read(ancestry.reach, parent.id)
         if child.id == parent.id or child.id in above:
             raise ConflictError(
                 f"{parent.reference} was made from {child.reference}, and not the other way round."
             )
+        table = tables.edge
+        statement = sa.select(table).where(table.c.child == child.id)
         known = {
-            (edge.parent.id, edge.role): edge.kind
-            for edge in self.lineage(child.id)
-            if edge.child.id == child.id
+            (row.parent, row.role): EdgeKind(row.kind)
+            for row in self.catalog.read(lambda conn: list(conn.execute(statement)))
         }
         if known.get((parent.id, role)) in {EdgeKind.OBSERVED, kind}:
             return

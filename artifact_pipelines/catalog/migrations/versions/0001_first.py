@@ -88,12 +88,14 @@ def upgrade() -> None:
         sa.Column("media_type", sa.Text(), nullable=False),
         sa.Column("state", sa.Text(), nullable=False, comment="present, archived, removed"),
         sa.PrimaryKeyConstraint("artifact", "path", name="pk_artifact_file"),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "artifact_pack",
         sa.Column("artifact", sa.Text(), nullable=False),
         sa.Column("pack", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("artifact", "pack", name="pk_artifact_pack"),
+        sqlite_with_rowid=False,
     )
     op.create_index("ix_artifact_pack_pack", "artifact_pack", ["pack"], unique=False)
     op.create_table(
@@ -113,6 +115,7 @@ def upgrade() -> None:
         sa.Column("base", sa.Text(), nullable=True),
         sa.Column("key_id", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("key", name="pk_chunk"),
+        sqlite_with_rowid=False,
     )
     op.create_index("ix_chunk_base", "chunk", ["base"], unique=False)
     op.create_index("ix_chunk_pack", "chunk", ["pack"], unique=False)
@@ -130,6 +133,7 @@ def upgrade() -> None:
         sa.Column("role", sa.Text(), nullable=False),
         sa.Column("kind", sa.Text(), nullable=False, comment="observed, declared, rederivable"),
         sa.PrimaryKeyConstraint("child", "parent", "role", name="pk_edge"),
+        sqlite_with_rowid=False,
     )
     op.create_index("ix_edge_parent", "edge", ["parent"], unique=False)
     op.create_table(
@@ -193,6 +197,7 @@ def upgrade() -> None:
             "value", sa.Double(), nullable=True, comment="null when it was not a finite number"
         ),
         sa.PrimaryKeyConstraint("artifact", "name", name="pk_metric"),
+        sqlite_with_rowid=False,
     )
     op.create_index(
         "ix_metric_project_kind_name_value",
