@@ -259,7 +259,11 @@ def _pointer(tx: Transaction, leaf: Leaf, body: Body) -> None:
 def _hold_place(tx: Transaction, leaf: Leaf, body: Body) -> None:
     tx.conn.execute(
         sa.insert(tables.hold).values(
-            seq=leaf.seq, artifact=leaf.subject, name=body["name"], reason=body["reason"]
+            seq=leaf.seq,
+            artifact=leaf.subject,
+            name=body["name"],
+            reason=body["reason"],
+            inputs=body["inputs"],
         )
     )
 
@@ -283,6 +287,12 @@ def _recall(tx: Transaction, _leaf: Leaf, body: Body) -> None:
 
 
 def _plan_made(tx: Transaction, leaf: Leaf, body: Body) -> None:
+    plan = tables.plan
+    tx.conn.execute(
+        sa.update(plan)
+        .where(plan.c.project == body["project"], plan.c.state == "open")
+        .values(state="superseded")
+    )
     tx.conn.execute(
         sa.insert(tables.plan).values(
             id=leaf.subject, seq=leaf.seq, project=body["project"], state="open"
@@ -317,6 +327,7 @@ def _forget(tx: Transaction, leaf: Leaf, body: Body) -> None:
             plan=body["plan"],
             rule=body["rule"],
             reason=body["reason"],
+            approver=body["approver"],
         )
     )
 
@@ -378,6 +389,7 @@ _HANDLERS: Mapping[str, Callable[[Transaction, Leaf, Body], None]] = {
     "plan_applied": _plan_applied,
     "forget": _forget,
     "prune": _nothing,
+    "alarm": _nothing,
     "tag": _tag,
     "annotate": _nothing,
     "declare": _declare,

@@ -282,6 +282,7 @@ hold = Table(
     Column("artifact", Text, nullable=False),
     Column("name", Text, nullable=False),
     Column("reason", Text, nullable=False),
+    Column("inputs", Boolean, nullable=False, comment="whether it also holds all inputs"),
     Column("lifted", BigInteger),
     Index("ix_hold_artifact", "artifact"),
 )
@@ -292,7 +293,7 @@ plan = Table(
     Column("id", Text, primary_key=True, comment="SHA-256 of the stored plan"),
     Column("seq", BigInteger, nullable=False),
     Column("project", Text, nullable=False),
-    Column("state", Text, nullable=False, comment="open, approved, applied"),
+    Column("state", Text, nullable=False, comment="open, approved, applied, superseded"),
     Column("approver", Text),
     Index("ix_plan_project", "project"),
 )
@@ -305,6 +306,7 @@ tombstone = Table(
     Column("plan", Text),
     Column("rule", Text, nullable=False),
     Column("reason", Text, nullable=False),
+    Column("approver", Text, nullable=False),
 )
 
 label = Table(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from artifact_pipelines.cli import auditing, keeping, serving, training
+from artifact_pipelines.cli import auditing, holding, keeping, serving, training
 from artifact_pipelines.cli.opening import settings
 from artifact_pipelines.cli.output import Json, complain, note
 from artifact_pipelines.errors import (
@@ -110,6 +110,7 @@ app.add_typer(serving.models, name="model")
 app.add_typer(training.datasets, name="dataset")
 app.add_typer(training.lineage, name="lineage")
 app.add_typer(keeping.retention, name="retention")
+app.add_typer(holding.holds, name="hold")
 app.add_typer(keeping.prune, name="prune")
 app.add_typer(keeping.storage, name="storage")
 app.add_typer(auditing.audit, name="audit")

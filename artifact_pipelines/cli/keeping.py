@@ -1,7 +1,8 @@
 """The commands about retention, pruning and storage."""
 
 import re
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,30 +20,45 @@ from artifact_pipelines.cli.output import (
     size,
 )
 
+if TYPE_CHECKING:
+    from artifact_pipelines.registry import Registry
+    from artifact_pipelines.registry.planning import Plan
+
 retention = typer.Typer(help="What may go: plan, approve, apply.", no_args_is_help=True)
 prune = typer.Typer(help="Free the bytes that nothing needs.", no_args_is_help=True)
 storage = typer.Typer(help="How much is stored, and whether it is whole.", no_args_is_help=True)
 
 PlanId = Annotated[str, typer.Argument(metavar="PLAN", help="A plan, by its first digits.")]
 
+Html = Annotated[
+    Path | None, typer.Option("--html", help="Also write the plan as one page for a browser.")
+]
+
+_WORDS = {"forget": "go", "slim": "become slim", "archive": "are archived", "keep": "stay"}
+_ORDER = list(_WORDS)
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 @retention.command("plan")
 def plan_retention(
-    project: Annotated[str, typer.Argument(help="The project.")], *, as_json: Json = False
+    project: Annotated[str, typer.Argument(help="The project.")],
+    *,
+    html: Html = None,
+    as_json: Json = False,
 ) -> None:
     """Make a plan by the project's policy; nothing is removed."""
     with reading() as registry:
         plan = registry.plan_retention(project)
+        _write_page(registry, plan, html)
     _show_plan(shapes.plan(plan), as_json=as_json)
 
 
 @retention.command("show")
-def show_plan(plan: PlanId, *, as_json: Json = False) -> None:
+def show_plan(plan: PlanId, *, html: Html = None, as_json: Json = False) -> None:
     """Show a plan: each artifact, what becomes of it, and why."""
     with reading() as registry:
         found = registry.plan(plan)
+        _write_page(registry, found, html)
     _show_plan(shapes.plan(found), as_json=as_json)
 
 
@@ -198,6 +214,12 @@ def _progress(done: int, total: int) -> None:
         note(f"{done} of {total} packs")
 
 
+def _write_page(registry: "Registry", plan: "Plan", file: Path | None) -> None:
+    if file is not None:
+        file.write_text(registry.plan_page(plan.id), encoding="utf-8")
+        note(f"The page is {file}.")
+
+
 def _show_plan(plan: shapes.Shape, *, as_json: bool) -> None:
     if as_json:
         show_json(plan)
@@ -213,13 +235,15 @@ def _show_plan(plan: shapes.Shape, *, as_json: bool) -> None:
                 size(item["size_bytes"]),
                 "; ".join(item["reasons"]),
             )
-            for item in sorted(items, key=lambda item: item["action"] != "forget")
+            for item in sorted(items, key=lambda item: _ORDER.index(item["action"]))
         ],
     )
-    goes, stays = totals["forget"], totals["keep"]
-    say(
-        f"\n{goes['artifacts']} go ({size(goes['size_bytes'])}), "
-        f"{stays['artifacts']} stay ({size(stays['size_bytes'])})."
-    )
+    goes = totals["forget"]
+    counts = [
+        f"{totals[action]['artifacts']} {words} ({size(totals[action]['size_bytes'])})"
+        for action, words in _WORDS.items()
+        if totals[action]["artifacts"] or action in {"forget", "keep"}
+    ]
+    say(f"\n{', '.join(counts)}.")
     if plan["state"] == "open" and goes["artifacts"]:
         note(f"Next: artifact-pipelines retention approve {short(str(plan['plan']))}")

@@ -1,6 +1,5 @@
 """The JSON shapes of what the registry returns. `docs/command-line.md` documents them."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -8,6 +7,7 @@ if TYPE_CHECKING:
     from artifact_pipelines.domain.verdict import Verdict
     from artifact_pipelines.registry import Registry
     from artifact_pipelines.registry.auditing import Event
+    from artifact_pipelines.registry.planning import Plan
     from artifact_pipelines.registry.promoting import Move, Promotion
     from artifact_pipelines.registry.reading import (
         Artifact,
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
         RunView,
         Verification,
     )
-    from artifact_pipelines.registry.retiring import Plan
 
 Shape = dict[str, Any]
 
@@ -153,8 +152,12 @@ def plan(found: "Plan") -> Shape:
         "project": found.project,
         "policy": found.policy,
         "leaves": found.size,
+        "root": found.root,
+        "made": found.made,
+        "expires": found.expires,
         "state": found.state,
-        "totals": _totals(found),
+        "approver": found.approver,
+        "totals": found.totals(),
         "items": [
             {
                 "reference": item.reference,
@@ -164,7 +167,7 @@ def plan(found: "Plan") -> Shape:
                 "action": item.action,
                 "rule": item.rule,
                 "reasons": list(item.reasons),
-                "referrers": item.referrers,
+                "referrers": list(item.referrers),
             }
             for item in found.items
         ],
@@ -182,14 +185,3 @@ def event(found: "Event") -> Shape:
         "project": found.project,
         "body": found.body,
     }
-
-
-def _totals(found: "Plan") -> Mapping[str, Shape]:
-    totals: dict[str, Shape] = {
-        action: {"artifacts": 0, "size_bytes": 0} for action in ("keep", "forget")
-    }
-    for item in found.items:
-        total = totals.setdefault(item.action, {"artifacts": 0, "size_bytes": 0})
-        total["artifacts"] += 1
-        total["size_bytes"] += item.size
-    return totals

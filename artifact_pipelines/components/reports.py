@@ -11,10 +11,11 @@ import dagster as dg
 from artifact_pipelines.domain import digest
 from artifact_pipelines.domain.retention import Action
 from artifact_pipelines.domain.verdict import Finding, Verdict
+from artifact_pipelines.registry.applying import Applied
 from artifact_pipelines.registry.evaluating import Attempt, Evaluation
+from artifact_pipelines.registry.planning import Plan, PlanItem
 from artifact_pipelines.registry.promoting import Promotion
 from artifact_pipelines.registry.reading import Artifact, RunView
-from artifact_pipelines.registry.retiring import Applied, Plan, PlanItem
 
 Metadata = dict[str, Any]
 
@@ -182,7 +183,7 @@ def of_plan(plan: Plan) -> Metadata:
             dg.TableColumn("artifact", "string"),
             dg.TableColumn("megabytes", "float"),
             dg.TableColumn("why", "string"),
-            dg.TableColumn("referrers", "int"),
+            dg.TableColumn("referrers", "string"),
         ]
         records = [_plan_record(item) for item in (*forget, *keep)[:_ROWS]]
         found["items"] = dg.MetadataValue.table(records, schema=dg.TableSchema(columns))
@@ -272,7 +273,7 @@ def _plan_record(item: PlanItem) -> dg.TableRecord:
             "artifact": item.reference,
             "megabytes": _megabytes(item.size),
             "why": "; ".join(item.reasons),
-            "referrers": item.referrers,
+            "referrers": ", ".join(item.referrers),
         }
     )
 

@@ -18,14 +18,15 @@ is sealed JSON: its fields and a salt, cited by the SHA-256 of its bytes. The bo
     promote       statement {type: pointer, origin, project, stage, artifact, previous,
                   pointer, policy, verdicts, approvals}
     rollback      statement {the same, original, reason}
-    hold_place    project, name, reason
+    hold_place    project, name, reason, inputs
     hold_lift     project, name, reason
     recall        project, artifact, reason, descendants
     plan_made     project, plan
     plan_approve  project, approver
     plan_applied  project, forgotten, skipped
-    forget        project, plan, rule, reason
+    forget        project, plan, rule, reason, approver
     prune         pack, bytes, chunks
+    alarm         differences
     tag           project, name, value
     annotate      project, text
     declare       project, parent, role, kind, how

@@ -19,7 +19,7 @@ from artifact_pipelines.domain.signing import open_head
 from artifact_pipelines.errors import ArtifactError, CatalogError, InvalidFormatError, LedgerError
 from artifact_pipelines.registry.keys import LOG
 from artifact_pipelines.registry.opened import leaf_key
-from artifact_pipelines.registry.retiring import Retiring
+from artifact_pipelines.registry.pruning import Pruning
 from artifact_pipelines.store.backend import Backend
 from artifact_pipelines.store.pack import read_footer
 from artifact_pipelines.store.store import Store
@@ -117,7 +117,7 @@ class Event:
     body: dict[str, Any] | None
 
 
-class Auditing(Retiring):
+class Auditing(Pruning):
     """The registry, as far as it is checked and reported on."""
 
     def events(self, after: int = -1, limit: int = 1000) -> list[Event]:

@@ -18,6 +18,7 @@ class Alive:
         artifacts: The live artifacts and their kinds.
         sessions: The session that wrote each one's publish object.
         pointers: The artifact that each stage points at.
+        moves: The artifact of each pointer leaf, by number.
         chunks: The chunks that live artifacts need.
     """
 
@@ -25,6 +26,7 @@ class Alive:
     artifacts: dict[str, str] = field(default_factory=dict)
     sessions: dict[str, str] = field(default_factory=dict)
     pointers: dict[str, str] = field(default_factory=dict)
+    moves: dict[int, str] = field(default_factory=dict)
     chunks: set[str] = field(default_factory=set)
 
 
@@ -42,7 +44,8 @@ def alive(registry: Opened) -> Alive:
         elif leaf.action == "forget":
             found.artifacts.pop(leaf.subject, None)
         elif leaf.action in {"promote", "rollback"}:
-            found.pointers[leaf.subject] = SignedStatement.from_body(body).payload["artifact"]
+            model = SignedStatement.from_body(body).payload["artifact"]
+            found.pointers[leaf.subject] = found.moves[leaf.seq] = model
         found.size += 1
     for artifact in found.artifacts:
         key = Publication.key(artifact, found.sessions[artifact])

@@ -28,6 +28,8 @@ from artifact_pipelines.registry.opened import Opened
 from artifact_pipelines.store.pack import Location
 
 READ_LEASE = 3600.0
+CANARY = "canary"
+"""The project and name of the dataset that prune plants, which must always be alive."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ class Reading(Opened):
 
     def projects(self) -> list[str]:
         """Return the names of the projects that have anything."""
-        return self.catalog.read(_projects)
+        return [name for name in self.catalog.read(_projects) if name != CANARY]
 
     def datasets(self, project: str, name: str | None = None) -> list[Artifact]:
         """Return the dataset versions of a project, oldest first."""

@@ -32,6 +32,9 @@ COMMANDS = {
     "model history": ["digits"],
     "lineage show": ["digits/v1"],
     "retention plan": ["digits"],
+    "hold place": ["digits/a@2", "--name", "case", "--reason", "asked for"],
+    "hold list": [],
+    "hold lift": ["digits/a@2", "--name", "case", "--reason", "closed"],
     "prune run": ["--yes"],
     "storage report": [],
     "storage scrub": [],
@@ -69,6 +72,8 @@ def test_a_command_prints_the_fields_that_are_documented(
     promoted(registry, "a")
     if command_ == "storage scrub":
         damage(registry, home, "digits/a@1")
+    if command_ in {"hold list", "hold lift"}:
+        registry.place_hold("digits/a@2", "case", "asked for")
     said = command(*command_.split(), *COMMANDS[command_], "--json")
     top, row = promised(command_)
 

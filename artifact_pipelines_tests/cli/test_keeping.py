@@ -8,10 +8,14 @@ from artifact_pipelines_tests.building import promoted, run
 from artifact_pipelines_tests.cli.conftest import Command, damage
 
 
-def test_a_plan_is_approved_applied_and_pruned(command: Command, registry: Registry) -> None:
+def test_a_plan_is_approved_applied_and_pruned(
+    command: Command, registry: Registry, tmp_path: Path
+) -> None:
     promoted(registry, "a", seed=1)
     run(registry, "b", steps=6, seed=2)
-    plan = command("retention", "plan", "digits", "--json").json()
+    command("prune", "run", "--yes")  # plants the canary
+    page = tmp_path / "plan.html"
+    plan = command("retention", "plan", "digits", "--html", str(page), "--json").json()
     before = command("storage", "report", "--json").json()["totals"]["stored_bytes"]
     early = command("retention", "apply", plan["plan"], "--yes")
     approved = command("retention", "approve", short(plan["plan"]), "--json").json()
@@ -19,6 +23,7 @@ def test_a_plan_is_approved_applied_and_pruned(command: Command, registry: Regis
     pruned = command("prune", "run", "--grace", "0s", "--yes", "--json").json()
     after = command("storage", "report", "--json").json()["totals"]["stored_bytes"]
 
+    assert "Retention plan for digits" in page.read_text()
     assert early.code == 1
     assert approved["state"] == "approved"
     assert len(applied["forgotten"]) == plan["totals"]["forget"]["artifacts"] > 0

@@ -39,6 +39,7 @@ def test_a_plan_keeps_the_best_and_the_last(registry: Registry) -> None:
 def test_the_bytes_of_forgotten_checkpoints_are_freed(registry: Registry) -> None:
     registry.set_policy(PROJECT, building.POLICY)
     building.run(registry, "run-1", steps=4)
+    registry.prune()  # plants the canary
     before = registry.storage_report()["totals"]["stored_bytes"]
 
     assert forgotten(registry) == ("digits/run-1@0", "digits/run-1@1", "digits/run-1@2")

@@ -142,6 +142,9 @@ def upgrade() -> None:
         sa.Column("artifact", sa.Text(), nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column(
+            "inputs", sa.Boolean(), nullable=False, comment="whether it also holds all inputs"
+        ),
         sa.Column("lifted", _BIG, nullable=True),
         sa.PrimaryKeyConstraint("seq", name="pk_hold"),
     )
@@ -222,7 +225,9 @@ def upgrade() -> None:
         sa.Column("id", sa.Text(), nullable=False, comment="SHA-256 of the stored plan"),
         sa.Column("seq", _BIG, nullable=False),
         sa.Column("project", sa.Text(), nullable=False),
-        sa.Column("state", sa.Text(), nullable=False, comment="open, approved, applied"),
+        sa.Column(
+            "state", sa.Text(), nullable=False, comment="open, approved, applied, superseded"
+        ),
         sa.Column("approver", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id", name="pk_plan"),
     )
@@ -323,6 +328,7 @@ def upgrade() -> None:
         sa.Column("plan", sa.Text(), nullable=True),
         sa.Column("rule", sa.Text(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("approver", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("artifact", name="pk_tombstone"),
     )
     op.create_table(

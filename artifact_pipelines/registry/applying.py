@@ -1,0 +1,183 @@
+"""Plans carried out: item by item, against what has happened since each was decided."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from artifact_pipelines.catalog import ledger, tables
+from artifact_pipelines.catalog.catalog import Transaction
+from artifact_pipelines.domain.retention import Action
+from artifact_pipelines.errors import PlanRefusedError
+from artifact_pipelines.registry import steps
+from artifact_pipelines.registry.planning import Plan, PlanItem, Planning, breaker
+from artifact_pipelines.registry.steps import Steps
+
+UNSETTLING: Final = frozenset(
+    {
+        "hold_place",
+        "plan_approve",
+        "policy_set",
+        "promote",
+        "request",
+        "rollback",
+        "run_resume",
+        "tag",
+        "verdict",
+    }
+)
+"""The leaves that may give an artifact a reason to stay."""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What became of a plan.
+
+    Attributes:
+        plan: The plan.
+        forgotten: The references that are gone now.
+        skipped: The references that stay after all, with the reason.
+    """
+
+    plan: str
+    forgotten: tuple[str, ...]
+    skipped: Mapping[str, str]
+
+
+class Applying(Planning):
+    """The registry, as far as plans are carried out."""
+
+    def apply_plan(self, plan: str) -> Applied:
+        """Do what an approved plan says, item by item, unless something speaks against it now.
+
+        An applied plan may be applied again: what is forgotten stays so.
+
+        Raises:
+            PlanRefusedError: It is not approved, or no longer says what is to be done.
+        """
+        return steps.run(self.application(plan))
+
+    def application(self, plan: str) -> Steps[Applied]:
+        """Apply a plan, step by step."""
+        found = self.plan(plan)
+        self._check_applicable(found)
+        policy = self.policy(found.project)
+        decided, current = self._decided(found)
+        yield "decided"
+        forgotten: list[str] = []
+        skipped: dict[str, str] = {}
+        for item in found.chosen(Action.FORGET):
+            today = current.get(item.artifact)
+            if today is None:
+                continue  # forgotten before
+            while today.action == Action.FORGET:
+                said = self.catalog.write(
+                    _forget, found, item, self.actor, decided, found.approver or ""
+                )
+                if isinstance(said, str):
+                    skipped[item.reference] = said
+                    break
+                if said >= 0:
+                    forgotten.append(item.reference)
+                    decided = said
+                    yield "forgotten"
+                    break
+                # A leaf since the decision may hold it now: decide all that is left again.
+                if self.policy(found.project).digest != policy.digest:
+                    self._check_applicable(found)
+                decided, current = self._decided(found)
+                today = current[item.artifact]
+            else:
+                skipped[item.reference] = "; ".join(today.reasons)
+        self.export_leaves()
+        yield "exported"
+        if found.state != "applied":
+            body = {"project": found.project, "forgotten": len(forgotten), "skipped": len(skipped)}
+            self.append("plan_applied", found.id, body)
+            yield "applied"
+        return Applied(found.id, tuple(forgotten), skipped)
+
+    def _check_applicable(self, plan: Plan) -> None:
+        reasons = []
+        if plan.state == "open":
+            reasons.append(
+                f"nobody has approved it; run: artifact-pipelines retention approve {plan.id[:12]}"
+            )
+        reasons += [*self.stale(plan), *breaker(plan, self.policy(plan.project))]
+        if reasons:
+            raise PlanRefusedError(f"plan {plan.id[:12]} may not be applied", reasons)
+
+    def _decided(self, plan: Plan) -> tuple[int, dict[str, PlanItem]]:
+        """Return what the policy says now of each artifact, and the leaves that it knew of."""
+        size = int(self.catalog.read(ledger.head).size)
+        items = self.plan_items(plan.project, self.policy(plan.project), excepted=plan.id)
+        return size, {item.artifact: item for item in items}
+
+
+def _forget(
+    tx: Transaction, plan: Plan, item: PlanItem, actor: str, decided: int, approver: str
+) -> str | int:
+    """Forget an artifact.
+
+    Returns:
+        The leaves that the decision about the next item knows of; -1 when this one has to be
+        decided again; or why it stays.
+    """
+    (row,) = tx.lock_rows(tables.artifact, "id", [item.artifact])
+    # Under the ledger's lock nobody can place a hold or a request between look and leaf.
+    head = ledger.lock(tx)
+    if row.state == "forgotten":
+        return decided
+    if _unsettled(tx, item.artifact, decided):
+        return -1
+    held = _held_now(tx, item.artifact)
+    if held is not None:
+        return held
+    ledger.append(
+        tx,
+        action="forget",
+        subject=item.artifact,
+        body={
+            "project": plan.project,
+            "plan": plan.id,
+            "rule": item.rule,
+            "reason": "; ".join(item.reasons),
+            "approver": approver,
+        },
+        actor=actor,
+    )
+    return int(head.size) + 1
+
+
+def _unsettled(tx: Transaction, artifact: str, decided: int) -> bool:
+    """Return whether a leaf since a decision may have given an artifact a reason to stay."""
+    leaf, edge, child = tables.leaf, tables.edge, tables.artifact
+    moved = sa.select(leaf.c.seq).where(leaf.c.seq >= decided, leaf.c.action.in_(UNSETTLING))
+    used = (
+        sa.select(child.c.id)
+        .join(edge, edge.c.child == child.c.id)
+        .where(edge.c.parent == artifact, child.c.seq >= decided)
+    )
+    return any(tx.conn.execute(question).first() is not None for question in (moved, used))
+
+
+def _held_now(tx: Transaction, artifact: str) -> str | None:
+    """Return what holds an artifact at this moment."""
+    stage, reader, hold, request = tables.stage, tables.reader, tables.hold, tables.request
+    questions: dict[str, sa.Select[Any]] = {
+        "a stage points at it": sa.select(stage.c.seq).where(stage.c.artifact == artifact),
+        "somebody is reading it": sa.select(reader.c.id).where(
+            reader.c.artifact == artifact, reader.c.lease_until > tx.now()
+        ),
+        "it is on hold": sa.select(hold.c.seq).where(
+            hold.c.artifact == artifact, hold.c.lifted.is_(None)
+        ),
+        "its promotion is requested": sa.select(request.c.seq).where(
+            request.c.artifact == artifact, request.c.state == "open"
+        ),
+    }
+    for answer, question in questions.items():
+        if tx.conn.execute(question).first() is not None:
+            return answer
+    return None
