@@ -13,7 +13,8 @@ from artifact_pipelines.errors import ConfigurationError, HomeError
 
 _PREFIX = "ARTIFACT_PIPELINES_"
 _HOME_NAME = ".artifact-pipelines"
-_PROJECT_MARKS = ("pyproject.toml", "workspace.yaml", ".git")
+# A workspace holds projects, so it is asked for first, however far above it is.
+_PROJECT_MARKS = (("workspace.yaml",), ("pyproject.toml", ".git"))
 
 # The first line tells our file from a person's.
 _OURS = "# Written by artifact-pipelines. Remove this line to keep your own version.\n"
@@ -30,6 +31,7 @@ class Settings:
         keys: The folder of signing keys.
         dagster_home: The folder of the embedded Dagster instance.
         actor: The name that the ledger shows, as a pseudonym, beside each change.
+        sensor_seconds: How often, at most, Dagster's sensors look at the ledger.
     """
 
     home: Path
@@ -38,6 +40,7 @@ class Settings:
     keys: Path
     dagster_home: Path
     actor: str
+    sensor_seconds: int = 30
 
     @classmethod
     def from_environment(
@@ -77,15 +80,17 @@ class Settings:
             keys=path("KEYS", home / "keys"),
             dagster_home=path("DAGSTER_HOME", home / "dagster"),
             actor=given.get("ACTOR") or _user(),
+            sensor_seconds=_seconds("SENSOR_SECONDS", given.get("SENSOR_SECONDS", "30")),
         )
 
 
 def default_home(cwd: Path) -> Path:
-    """Return the home beside the project that a folder belongs to, or in the folder itself."""
+    """Return the home beside the workspace or project of a folder, or in the folder itself."""
     here = cwd.absolute()
-    for folder in (here, *here.parents):
-        if any((folder / mark).exists() for mark in _PROJECT_MARKS):
-            return folder / _HOME_NAME
+    for marks in _PROJECT_MARKS:
+        for folder in (here, *here.parents):
+            if any((folder / mark).exists() for mark in marks):
+                return folder / _HOME_NAME
     return here / _HOME_NAME
 
 
@@ -110,7 +115,7 @@ def prepare_dagster_home(settings: Settings, checkout: Path | None = None) -> Pa
         folder.mkdir(exist_ok=True)
         _place_configuration(folder / "dagster.yaml", checkout)
         if checkout is not None:
-            _place_environment(checkout.absolute())
+            place_environment(checkout)
     except OSError as error:
         raise HomeError(
             f"the Dagster home {folder} cannot be prepared: {error.strerror or error}; "
@@ -137,15 +142,19 @@ def _place_configuration(target: Path, checkout: Path | None) -> None:
     staged.replace(target)
 
 
-def _place_environment(checkout: Path) -> None:
+def place_environment(folder: Path) -> None:
+    """Write the `.env` by which Dagster's commands that start in a folder find its home.
+
+    One that a person wrote or changed is left as it is.
+    """
     # Dagster lets this file win over the process's variables, so it has to yield to them.
-    home = re.sub(r'(["\\])', r"\\\1", str(checkout / _HOME_NAME))
+    home = re.sub(r'(["\\])', r"\\\1", str(default_home(folder)))
     text = (
         f"{_OURS}"
         f'{_PREFIX}HOME="${{{_PREFIX}HOME:-{home}}}"\n'
         f'DAGSTER_HOME="${{{_PREFIX}HOME}}/dagster"\n'
     )
-    target = checkout / ".env"
+    target = folder / ".env"
     if target.exists():
         found = target.read_text(encoding="utf-8")
         if found == text or not found.startswith(_OURS):
@@ -182,6 +191,12 @@ def _catalog_url(url: str, cwd: Path) -> str:
         f"{_PREFIX}CATALOG_URL is neither sqlite:////path/to/catalog.db "
         "nor postgresql+psycopg2://user@host/database."
     )
+
+
+def _seconds(name: str, text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise ConfigurationError(f"{_PREFIX}{name} is {text!r}; expected whole seconds, from 1.")
+    return int(text)
 
 
 def _user() -> str:

@@ -77,6 +77,17 @@ def test_the_home_is_beside_the_nearest_project(tmp_path: Path, mark: str) -> No
     assert default_home(inner) == project / ".artifact-pipelines"
 
 
+def test_the_projects_of_a_workspace_share_its_home(tmp_path: Path) -> None:
+    project = tmp_path / "churn"
+    project.mkdir()
+    (project / "pyproject.toml").touch()
+    alone = default_home(project)
+    (tmp_path / "workspace.yaml").touch()
+
+    assert alone == project / ".artifact-pipelines"
+    assert default_home(project) == tmp_path / ".artifact-pipelines"
+
+
 def test_relative_places_become_absolute(tmp_path: Path) -> None:
     settings = Settings.from_environment(
         {

@@ -8,7 +8,14 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from artifact_pipelines.cli import auditing, holding, keeping, serving, training
+from artifact_pipelines.cli import (
+    auditing,
+    holding,
+    keeping,
+    serving,
+    starting,
+    training,
+)
 from artifact_pipelines.cli.opening import settings
 from artifact_pipelines.cli.output import Json, complain, note
 from artifact_pipelines.errors import (
@@ -104,6 +111,7 @@ def demo(
 
 
 app.command()(auditing.doctor)
+app.command()(starting.init)
 app.add_typer(training.runs, name="run")
 app.add_typer(training.checkpoints, name="checkpoint")
 app.add_typer(serving.models, name="model")

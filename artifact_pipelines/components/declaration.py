@@ -175,7 +175,7 @@ def _worst(
 
 
 def _declared(fields: Mapping[str, Any], folders: Sequence[Path]) -> Declaration:
-    _field("name", lambda: _project(fields["name"]))
+    _field("name", lambda: check_project(fields["name"]))
     datasets: tuple[Dataset, ...] = tuple(fields["datasets"])
     stages = fields["promotion"]
     policy = Policy.of(
@@ -217,7 +217,13 @@ def _declared(fields: Mapping[str, Any], folders: Sequence[Path]) -> Declaration
     return declared
 
 
-def _project(name: str) -> None:
+def check_project(name: str) -> None:
+    """Refuse a name that a project's assets, jobs and tags cannot carry.
+
+    Raises:
+        InvalidNameError: The naming rules refuse it.
+        ConfigurationError: It is too long for Dagster, or taken by the platform.
+    """
     naming.check_project(name)
     if len(name) > _LONGEST_NAME or name == PLATFORM:
         raise ConfigurationError(

@@ -23,7 +23,6 @@ from artifact_pipelines.registry import Registry
 from artifact_pipelines.registry.auditing import Event
 from artifact_pipelines.resources import RegistryResource
 
-SECONDS = 30
 BATCH = 500  # leaves that one tick reads
 AT_ONCE = 50  # pieces of work that one tick looks at; a tick has a minute
 ATTEMPTS = 3  # Dagster runs for one piece of work, before a person has to look
@@ -80,12 +79,13 @@ class Cursor:
             return None
 
 
-def event_sensor(name: str, policies: Mapping[str, Policy]) -> dg.SensorDefinition:
+def event_sensor(name: str, policies: Mapping[str, Policy], seconds: int) -> dg.SensorDefinition:
     """Return the sensor of a code location.
 
     Args:
         name: The name of the sensor.
         policies: The policies of the location's projects, by project.
+        seconds: How often it looks, at most.
     """
     keys = [
         [project, asset]
@@ -96,7 +96,7 @@ def event_sensor(name: str, policies: Mapping[str, Policy]) -> dg.SensorDefiniti
     @dg.sensor(
         name=name,
         asset_selection=dg.AssetSelection.assets(*keys),
-        minimum_interval_seconds=SECONDS,
+        minimum_interval_seconds=seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
             "Follows the registry: shows runs that trained elsewhere, has finished runs judged, "

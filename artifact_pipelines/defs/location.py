@@ -18,6 +18,7 @@ from artifact_pipelines.components.project import (
 from artifact_pipelines.defs.events import event_sensor
 from artifact_pipelines.domain.policy import Policy
 from artifact_pipelines.resources import RegistryResource, TrainerResource
+from artifact_pipelines.settings import Settings
 
 MOST_PROJECTS_WITH_JOBS = 24
 """Dagster takes longer over each job the more assets there are; beyond this, none is named."""
@@ -80,7 +81,11 @@ def carried(definitions: dg.Definitions, location: str) -> dg.Definitions:
     return dg.Definitions(
         jobs=[job for project in found for job in _jobs(project, found[project])] if few else [],
         schedules=[_nightly(name, found, *work) for work in _NIGHTLY] if found else [],
-        sensors=[event_sensor(f"{name}_events", policies)] if found else [],
+        sensors=(
+            [event_sensor(f"{name}_events", policies, Settings.from_environment().sensor_seconds)]
+            if found
+            else []
+        ),
         resources={key: resources[key] for key in sorted(missing)},
         # Each step takes milliseconds; a process of its own would cost more than a second.
         executor=None if definitions.executor else dg.in_process_executor,

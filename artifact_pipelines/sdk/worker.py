@@ -1,8 +1,11 @@
 """The process that Dagster starts through Pipes to train."""
 
 import importlib
+import os
 import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from artifact_pipelines.registry.reading import Artifact
 
 _SHOWN_METRICS = 8
+_LOOK = 1.0  # seconds between two looks at the parent
 _STOPPED = 128 + signal.SIGTERM
 
 
@@ -33,6 +37,7 @@ def main() -> int:
         sys.stderr.write("artifact_pipelines.sdk is started by Dagster, not by hand.\n")
         return 2
     signal.signal(signal.SIGTERM, _stop)
+    threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
     with dagster_pipes.open_dagster_pipes() as pipes:
         return _work(pipes)
 
@@ -43,6 +48,13 @@ class _StoppedError(BaseException):
 
 def _stop(number: int, _: FrameType | None) -> NoReturn:
     raise _StoppedError(f"the trainer was stopped by {signal.Signals(number).name}.")
+
+
+def _follow(parent: int) -> None:
+    """Stop this process when the step that started it is gone: another may take its run up."""
+    while os.getppid() == parent:
+        time.sleep(_LOOK)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _work(pipes: "PipesContext") -> int:

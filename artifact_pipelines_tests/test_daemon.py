@@ -1,0 +1,184 @@
+"""Dagster's own daemon, as a process: what trained elsewhere arrives in staging, once."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import dagster as dg
+import pytest
+
+from artifact_pipelines.registry import Registry, open_registry
+
+ROOT = Path(__file__).parent.parent
+PROJECT = "churn"
+PATIENCE = 150.0  # seconds, of a machine that is busy with other things
+
+TRAINER = """\
+import sys
+
+import artifact_pipelines
+from churn_project.train import fit
+
+with artifact_pipelines.start_run(
+    "churn", sys.argv[1], params={"epochs": 5, "lr": 0.5}, inputs=["churn/customers@latest"]
+) as run:
+    fit(run)
+assert not [name for name in sys.modules if name.split(".")[0] == "dagster"]
+"""
+DATA = """\
+from artifact_pipelines.registry import open_registry
+from artifact_pipelines.settings import Settings
+from churn_project.data import load
+
+with open_registry(Settings.from_environment().home) as registry:
+    for name, part in (("customers", "train"), ("holdout", "holdout")):
+        load(part).to_parquet(f"{name}.parquet", index=False)
+        files = {"data.parquet": __import__("pathlib").Path(f"{name}.parquet")}
+        registry.publish_dataset("churn", name, files, facts={"rows": len(load(part))})
+"""
+
+
+class Workspace:
+    """A folder as a user has it: a project that `init` made, and a home.
+
+    Attributes:
+        folder: The folder.
+        environment: What its processes are started with.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        path = [str(ROOT), str(folder / PROJECT)]
+        self.environment = {
+            **{name: text for name, text in os.environ.items() if "DAGSTER" not in name},
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": os.pathsep.join(path),
+            "ARTIFACT_PIPELINES_SENSOR_SECONDS": "1",
+        }
+        del self.environment["ARTIFACT_PIPELINES_HOME"]
+        self.run("-m", "artifact_pipelines.cli", "init", PROJECT)
+
+    @property
+    def home(self) -> Path:
+        """Where everything is."""
+        return self.folder / ".artifact-pipelines"
+
+    def run(self, *words: str) -> str:
+        """Run Python in the folder and return what it printed."""
+        ran = subprocess.run(
+            [sys.executable, *words],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
+
+    @contextmanager
+    def dagster(self) -> Iterator[Callable[[], str]]:
+        """Run `dagster dev` and yield what reads its output; everything of it is killed."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        log = self.folder / "dagster.log"
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                [
+                    *(str(Path(sys.executable).parent / "dagster"), "dev"),
+                    *("-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)),
+                ],
+                cwd=self.folder,
+                env=self.environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            _wait_for(lambda: _answers(port) or process.poll() is not None, log.read_text)
+            assert process.poll() is None, log.read_text()
+            yield log.read_text
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    @contextmanager
+    def registry(self) -> Iterator[Registry]:
+        """Open the registry."""
+        with open_registry(self.home, actor="tester") as registry:
+            yield registry
+
+    def staging(self) -> str:
+        """Return what staging points at, or nothing."""
+        with self.registry() as registry:
+            model = registry.stages(PROJECT).get("staging")
+            return "" if model is None else model.reference
+
+    def judged(self) -> bool:
+        """Return whether any model has been judged."""
+        with self.registry() as registry:
+            return any(registry.verdicts(model) for model in registry.models(PROJECT))
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    monkeypatch.setenv("ARTIFACT_PIPELINES_HOME", str(tmp_path / "unused"))
+    return Workspace(tmp_path)
+
+
+@pytest.mark.timeout(600)
+def test_a_model_trained_elsewhere_arrives_in_staging_once_though_the_daemon_is_killed(
+    workspace: Workspace,
+) -> None:
+    workspace.run("-c", DATA)
+    with workspace.dagster() as log:
+        workspace.run("-c", TRAINER, "elsewhere")
+        _wait_for(workspace.judged, log)
+    killed_before = workspace.staging()
+    with workspace.dagster() as log:
+        _wait_for(lambda: bool(workspace.staging()), log)
+        _wait_for(lambda: not _going_on(workspace.home), log)
+
+    assert workspace.staging() == "churn/v1"
+    with workspace.registry() as registry:
+        assert len(registry.models(PROJECT)) == 1
+        assert len(registry.history(PROJECT, "staging")) == 1
+        assert [view.state for view in registry.runs(PROJECT)] == ["finished"]
+        assert registry.verify_ledger().ok
+    assert killed_before in {"", "churn/v1"}
+    with dg.DagsterInstance.from_config(str(workspace.home / "dagster")) as instance:
+        assert instance.get_dynamic_partitions("churn_runs") == ["elsewhere"]
+        for asset in ("training_run", "checkpoints", "candidate"):
+            wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey([PROJECT, asset]))
+            shown = instance.fetch_materializations(wanted, limit=10).records
+            assert {record.partition_key for record in shown} == {"elsewhere"}, asset
+
+
+def _going_on(home: Path) -> bool:
+    with dg.DagsterInstance.from_config(str(home / "dagster")) as instance:
+        return any(not run.is_finished for run in instance.get_runs())
+
+
+def _answers(port: int) -> bool:
+    try:
+        with urlopen(f"http://127.0.0.1:{port}/server_info", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (URLError, OSError):
+        return False
+
+
+def _wait_for(done: Callable[[], bool], log: Callable[[], str]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not done():
+        assert time.monotonic() < end, log()[-4000:]
+        time.sleep(0.5)
