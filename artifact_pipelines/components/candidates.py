@@ -6,7 +6,7 @@ import dagster as dg
 
 from artifact_pipelines.components import reports
 from artifact_pipelines.components.project import Project, Results
-from artifact_pipelines.domain.gate import Custom, Formats, Gate, MetricBound, NoWorse
+from artifact_pipelines.domain.gate import Custom, Formats, Gate, Governance, MetricBound, NoWorse
 from artifact_pipelines.domain.policy import Policy
 from artifact_pipelines.resources import RegistryResource
 
@@ -98,6 +98,8 @@ def _said(gate: Gate) -> str:
             return f"The model's {gate.metric} is {' and '.join(limits)}{where}."
         case Formats():
             return f"Every file of the model is of the formats {', '.join(gate.formats)}."
+        case Governance():
+            return "What the model was made from may be used, and is known."
         case Custom():
             return f"The project's own gate {gate.gate} lets the model through."
 

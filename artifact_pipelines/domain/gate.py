@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     ConfigDict,
     Discriminator,
@@ -16,10 +17,11 @@ from pydantic import (
 )
 
 from artifact_pipelines.domain import digest
+from artifact_pipelines.domain.lineage import QUESTIONS
 from artifact_pipelines.domain.part import Metric, Part
 
 FORMATS: Final = ("safetensors", "json", "parquet", "npy", "npz", "onnx", "csv", "text")
-GATE_FORMS: Final = frozenset({"bound", "no_worse", "formats", "custom"})
+GATE_FORMS: Final = frozenset({"bound", "no_worse", "formats", "custom", "governance"})
 """What pydantic calls the forms; an error's path holds it, and no document does."""
 
 _SIZE: Final = re.compile(r"([0-9]{1,9})(MB|GB)")
@@ -44,9 +46,22 @@ def _written(value: int) -> str | int:
     return f"{value // _GIGABYTE}GB" if value % _GIGABYTE == 0 else f"{value // _MEGABYTE}MB"
 
 
+def _question(value: str) -> str:
+    """Return a question that a lineage is asked."""
+    if value not in QUESTIONS:
+        raise ValueError(f"expected complete, or some of {', '.join(QUESTIONS)}")
+    return value
+
+
+def _questions(value: object) -> object:
+    """Return the questions, each by its name: a later release may know more of them."""
+    return QUESTIONS if value == "complete" else value
+
+
 Size = Annotated[int, BeforeValidator(_size), PlainSerializer(_written)]
 Seconds = Annotated[FiniteFloat, Field(gt=0, le=7 * 86_400)]
 Column = Annotated[str, Field(min_length=1, max_length=200)]
+Question = Annotated[str, AfterValidator(_question)]
 Function = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 
 
@@ -136,6 +151,34 @@ class Formats(Part):
         return "safety"
 
 
+class Governance(Part):
+    """What a model was made from may be used, is known and is answered for.
+
+    Attributes:
+        licences: The SPDX licences that the data and base models may be under, combined.
+        sensitivity: The kinds of sensitive data that the data may hold.
+        fields: What each dataset's record must say beside.
+        lineage: The questions that the lineage must answer in full, or `complete` for all.
+    """
+
+    licences: tuple[str, ...] | None = None
+    sensitivity: tuple[str, ...] | None = None
+    fields_: tuple[str, ...] = Field(default=(), alias="fields")
+    lineage: Annotated[tuple[Question, ...], BeforeValidator(_questions)] = ()
+
+    @model_validator(mode="after")
+    def _asking(self) -> Self:
+        """Refuse a gate that everything passes."""
+        if self.licences is None and self.sensitivity is None and not self.fields_ + self.lineage:
+            raise ValueError("the gate needs licences, sensitivity, fields or lineage")
+        return self
+
+    @property
+    def name(self) -> str:
+        """The name of the gate."""
+        return "governance"
+
+
 class Custom(Part):
     """A gate of the project's own: one function, called with the case and the other fields.
 
@@ -184,6 +227,11 @@ _KNOWN_BY: Final = (
     ("gate", "custom"),
     ("formats", "formats"),
     ("no_worse_than", "no_worse"),
+    ("licences", "governance"),
+    ("sensitivity", "governance"),
+    ("fields", "governance"),
+    ("fields_", "governance"),
+    ("lineage", "governance"),
 )
 
 
@@ -202,6 +250,7 @@ Gate = Annotated[
     Annotated[MetricBound, Tag("bound")]
     | Annotated[NoWorse, Tag("no_worse")]
     | Annotated[Formats, Tag("formats")]
-    | Annotated[Custom, Tag("custom")],
+    | Annotated[Custom, Tag("custom")]
+    | Annotated[Governance, Tag("governance")],
     Discriminator(_which),
 ]

@@ -49,6 +49,21 @@ class Edge:
 
 
 @dataclass(frozen=True, slots=True)
+class Ancestry:
+    """An artifact and all that it was made from.
+
+    Attributes:
+        start: The artifact, by id.
+        nodes: It and its ancestors, by id.
+        edges: The edges between them.
+    """
+
+    start: str
+    nodes: Mapping[str, Node]
+    edges: Sequence[Edge]
+
+
+@dataclass(frozen=True, slots=True)
 class Gap:
     """Something that a lineage does not answer.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 from artifact_pipelines.domain.gate import MetricBound, NoWorse
+from artifact_pipelines.domain.lineage import Ancestry
 from artifact_pipelines.domain.policy import Policy
 from artifact_pipelines.errors import SandboxError
 from artifact_pipelines.gates.sandbox import Sandbox
@@ -72,6 +73,7 @@ class Case:
         baseline: Returns the folder of the model in production, if there is one.
         dataset: Returns the folder of the dataset of a name that the model was judged on or
             trained on, if there is one.
+        ancestry: Returns what the model was made from.
         sandbox: Where the project's own code runs.
     """
 
@@ -81,6 +83,7 @@ class Case:
     evaluation: Path | None
     baseline: Callable[[], Path | None]
     dataset: Callable[[str], Path | None]
+    ancestry: Callable[[], Ancestry]
     sandbox: Sandbox
 
     @property

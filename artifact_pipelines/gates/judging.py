@@ -8,18 +8,19 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
-from artifact_pipelines.domain.gate import Custom, Formats, MetricBound, NoWorse
+from artifact_pipelines.domain.gate import Custom, Formats, Governance, MetricBound, NoWorse
 from artifact_pipelines.domain.part import Part
 from artifact_pipelines.domain.policy import Policy
 from artifact_pipelines.domain.verdict import Finding
 from artifact_pipelines.errors import SandboxError
-from artifact_pipelines.gates import custom, data, integrity, metrics, safety
+from artifact_pipelines.gates import custom, data, governance, integrity, metrics, safety
 from artifact_pipelines.gates.case import Case
 from artifact_pipelines.gates.guard import gate_code_digest, guarded
 from artifact_pipelines.gates.sandbox import Sandbox
 
 GATES: Final[Mapping[type[Part], Callable[[Any, Case], Finding]]] = {
     Custom: custom.custom_gate,
+    Governance: governance.governance_gate,
     MetricBound: metrics.bound_gate,
     NoWorse: metrics.no_worse_gate,
 }

@@ -22,6 +22,7 @@ from artifact_pipelines.registry.keys import SERVICE
 from artifact_pipelines.registry.promoting import Promoting
 from artifact_pipelines.registry.publishing import Publishing
 from artifact_pipelines.registry.reading import Artifact
+from artifact_pipelines.registry.tracing import Tracing
 
 _NO_METRICS = ("baseline_", "difference_", "limit_", "slice_")
 """What the figures of a verdict begin with that are no metrics of the model."""
@@ -62,7 +63,7 @@ class Evaluation:
     chosen: Artifact | None
 
 
-class Evaluating(Publishing, Promoting):
+class Evaluating(Publishing, Promoting, Tracing):
     """The registry, as far as models are judged."""
 
     def evaluate(self, project: str, run: str) -> Evaluation:
@@ -164,6 +165,7 @@ class Evaluating(Publishing, Promoting):
                 evaluation=None if evaluation is None else fetched(evaluation.id, "evaluation"),
                 baseline=lambda: None if baseline is None else fetched(baseline, "baseline"),
                 dataset=dataset,
+                ancestry=lambda: self.ancestry(model.id),
                 sandbox=sandbox,
             )
             return judging.judge(case), code

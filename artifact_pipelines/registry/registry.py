@@ -6,10 +6,9 @@ from pathlib import Path
 from artifact_pipelines.registry.auditing import Auditing
 from artifact_pipelines.registry.evaluating import Evaluating
 from artifact_pipelines.registry.opened import parts
-from artifact_pipelines.registry.tracing import Tracing
 
 
-class Registry(Evaluating, Auditing, Tracing):
+class Registry(Evaluating, Auditing):
     """Everything that can be done with artifacts; every interface calls this."""
 
 

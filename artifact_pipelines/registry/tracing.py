@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from artifact_pipelines.catalog import lineage as ancestry
 from artifact_pipelines.catalog import tables
 from artifact_pipelines.domain import digest, lineage
-from artifact_pipelines.domain.lineage import Completeness, Edge, EdgeKind, Node
+from artifact_pipelines.domain.lineage import Ancestry, Completeness, Edge, EdgeKind, Node
 from artifact_pipelines.domain.record import Input, Kind
 from artifact_pipelines.errors import ConflictError, MissingObjectError, RefusedError
 from artifact_pipelines.registry.reading import Artifact, Reading
@@ -37,8 +37,8 @@ class Tracing(Reading):
             return None
         return {name: value for name, value in body.items() if name != "salt"}
 
-    def completeness(self, reference: str) -> Completeness:
-        """Return how completely it is known where an artifact came from, and what is missing."""
+    def ancestry(self, reference: str) -> Ancestry:
+        """Return an artifact and all that it was made from."""
         start = self.find(reference)
         edges = self.lineage(start.id)
         found = {start.id: start}
@@ -52,11 +52,16 @@ class Tracing(Reading):
             )
             for identity, artifact in found.items()
         }
-        return lineage.completeness(
+        return Ancestry(
             start.id,
             nodes,
             [Edge(edge.child.id, edge.parent.id, edge.role, EdgeKind(edge.kind)) for edge in edges],
         )
+
+    def completeness(self, reference: str) -> Completeness:
+        """Return how completely it is known where an artifact came from, and what is missing."""
+        found = self.ancestry(reference)
+        return lineage.completeness(found.start, found.nodes, found.edges)
 
     def declare(self, child: str, parent: str, role: str) -> None:
         """Record that one artifact was made from another, on the word of whoever says so.

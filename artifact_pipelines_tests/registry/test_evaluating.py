@@ -11,6 +11,7 @@ from safetensors.numpy import save
 
 from artifact_pipelines.domain import digest
 from artifact_pipelines.domain.policy import Policy
+from artifact_pipelines.domain.record import Input
 from artifact_pipelines.errors import ConfigurationError, PolicyError, TrainerError
 from artifact_pipelines.registry import Registry
 from artifact_pipelines.registry.evaluating import Evaluation
@@ -229,6 +230,25 @@ def test_a_gate_of_the_project_is_a_verdict_like_any_other(registry: Registry) -
     evidence = digest.parse(registry.store.get_object(verdict.evidence))
     assert evidence == {"baseline": False, "gates": [mine]}
     assert registry.why_not(found.chosen.reference, "staging") == ()
+
+
+def test_the_licences_of_what_a_run_read_decide(registry: Registry) -> None:
+    registry.set_policy(PROJECT, policy(gates=[{"licences": ["MIT"]}]))
+    holdout(registry)
+    for name, licence in (("fine", "MIT"), ("foul", "GPL-3.0-only")):
+        data = registry.publish_dataset(
+            PROJECT, f"data-{name}", {"data.csv": name.encode()}, facts={"licence": licence}
+        )
+        run = registry.start_run(
+            PROJECT, name, inputs=[Input(f"dataset:data-{name}", data.id)], params={"lr": 1}
+        )
+        weights = save({"weight": np.ones(10, "f4")})
+        registry.publish_checkpoint(run, {"model.safetensors": weights}, step=1)
+
+    assert failed(registry.evaluate(PROJECT, "fine")) == {}
+    assert failed(registry.evaluate(PROJECT, "foul")) == {
+        "governance": "digits/data-foul@1 is under GPL-3.0-only, which is not allowed"
+    }
 
 
 def test_the_code_of_a_projects_gate_is_in_the_digest(registry: Registry) -> None:
