@@ -50,7 +50,7 @@ def governance_finding(gate: Governance, ancestry: Ancestry) -> Finding:
             for node in sources
             if node.record.kind is Kind.DATASET
             for name in gate.fields_
-            if node.record.facts.get(name) in {None, ""}
+            if node.record.facts.get(name, "") in (None, "")
         ]
         kept.append(f"every dataset says its {', '.join(gate.fields_)}")
     if gate.lineage:
