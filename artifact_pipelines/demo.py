@@ -35,7 +35,8 @@ from artifact_pipelines.registry.evaluating import measured
 from artifact_pipelines.registry.promoting import Resolved
 from artifact_pipelines.registry.reading import Artifact
 from artifact_pipelines.settings import Settings, prepare_dagster_home
-from artifact_pipelines.store.backend import check_file_system, open_backend
+from artifact_pipelines.store.files import check_file_system
+from artifact_pipelines.store.opening import open_backend
 from artifact_pipelines.store.pack import object_key
 
 PROJECT = "digits"

@@ -165,7 +165,7 @@ def rebuild_catalog(
 ) -> None:
     """Write the catalog anew from the store alone; the former file is kept beside it."""
     from artifact_pipelines.registry.auditing import rebuild
-    from artifact_pipelines.store.backend import open_backend
+    from artifact_pipelines.store.opening import open_backend
 
     found = settings()
     backend = open_backend(found.store_url)

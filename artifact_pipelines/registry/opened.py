@@ -14,7 +14,9 @@ from artifact_pipelines.domain.leaf import Leaf
 from artifact_pipelines.domain.publication import Publication
 from artifact_pipelines.errors import BehindError, HomeError, LedgerError
 from artifact_pipelines.registry.keys import LOG, OWNER, SERVICE, KeyFolder
-from artifact_pipelines.store.backend import Backend, check_file_system, open_backend
+from artifact_pipelines.store.backend import Backend
+from artifact_pipelines.store.files import check_file_system
+from artifact_pipelines.store.opening import open_backend
 from artifact_pipelines.store.store import Store
 
 _PSEUDONYM = 32

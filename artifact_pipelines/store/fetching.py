@@ -12,8 +12,8 @@ from concurrent.futures import Executor, Future
 from pathlib import Path
 
 from artifact_pipelines.errors import StoreError
-from artifact_pipelines.store.backend import begin_writeback, explain, sync_folder
 from artifact_pipelines.store.chunking import MIB
+from artifact_pipelines.store.files import begin_writeback, explain, sync_folder
 from artifact_pipelines.store.scanning import Hash, InOrder
 
 _WRITEBACK = 16 * MIB

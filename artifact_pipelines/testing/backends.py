@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from artifact_pipelines.errors import InvalidNameError, MissingObjectError, StoreError
-from artifact_pipelines.store.backend import Backend, open_backend
+from artifact_pipelines.store.backend import Backend
+from artifact_pipelines.store.opening import open_backend
 
 WRITERS = 16
 REFUSED_KEYS = [

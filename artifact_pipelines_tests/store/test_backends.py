@@ -5,8 +5,11 @@ from pathlib import Path
 import pytest
 
 from artifact_pipelines.errors import ConfigurationError, HomeError, MissingObjectError
-from artifact_pipelines.store import backend as backends
-from artifact_pipelines.store.backend import Backend, FileBackend, MemoryBackend, open_backend
+from artifact_pipelines.store import files
+from artifact_pipelines.store.backend import Backend
+from artifact_pipelines.store.files import FileBackend
+from artifact_pipelines.store.memory import MemoryBackend
+from artifact_pipelines.store.opening import open_backend
 from artifact_pipelines.testing import BackendTests
 
 
@@ -91,6 +94,6 @@ def test_a_network_file_system_is_refused(
 def test_a_local_disk_below_a_network_mount_is_local(monkeypatch: pytest.MonkeyPatch) -> None:
     table = "server:/ /mnt nfs rw 0 0\n/dev/sdb /mnt/disk ext4 rw 0 0\n"
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: table)
-    backends.check_file_system(Path("/mnt/disk/home"))
+    files.check_file_system(Path("/mnt/disk/home"))
     with pytest.raises(HomeError):
-        backends.check_file_system(Path("/mnt/diskette"))
+        files.check_file_system(Path("/mnt/diskette"))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from artifact_pipelines.errors import HomeError, StoreError
-from artifact_pipelines.store.backend import FileBackend
+from artifact_pipelines.store.files import FileBackend
 
 CALLS = ("open", "write", "fsync", "link", "rename", "mkdir", "unlink")
 

@@ -15,7 +15,7 @@ from artifact_pipelines.errors import (
     StoreError,
 )
 from artifact_pipelines.store import pack as packing
-from artifact_pipelines.store.backend import MemoryBackend
+from artifact_pipelines.store.memory import MemoryBackend
 from artifact_pipelines.store.pack import (
     FORMAT,
     MAGIC,

@@ -30,8 +30,9 @@ from artifact_pipelines.errors import (
 )
 from artifact_pipelines.store import chunking, codec, scanning
 from artifact_pipelines.store import store as storing
-from artifact_pipelines.store.backend import FileBackend, MemoryBackend
 from artifact_pipelines.store.chunking import MIB
+from artifact_pipelines.store.files import FileBackend
+from artifact_pipelines.store.memory import MemoryBackend
 from artifact_pipelines.store.pack import Location, chunk_key, object_key, read_footer
 from artifact_pipelines.store.scanning import ChunkData, Scan, media_type
 from artifact_pipelines.store.store import Store
