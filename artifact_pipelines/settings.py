@@ -26,7 +26,7 @@ class Settings:
 
     Attributes:
         home: The folder of everything that is not put elsewhere.
-        store_url: The bytes: `file:///path`.
+        store_url: The bytes: `file:///path` or `s3://bucket/prefix`.
         catalog_url: The facts: `sqlite:////path` or `postgresql+psycopg2://…`.
         keys: The folder of signing keys.
         dagster_home: The folder of the embedded Dagster instance.

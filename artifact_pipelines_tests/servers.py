@@ -10,13 +10,12 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import boto3
 from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
 
 KEY = "AKIDTESTADMINISTRAT0"
 SECRET = "secret-of-the-tests-only"  # noqa: S105
@@ -78,7 +77,10 @@ class SeaweedFS:
             "-s3",
             f"-s3.port={self.port}",
             f"-s3.config={self.folder / 'identities.json'}",
+            f"-s3.localSocket={self.folder / 's3.sock'}",
+            f"-filer.localSocket={self.folder / 'filer.sock'}",
             "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
             "-volume.max=20",
             "-master.volumeSizeLimitMB=256",
             "-master.telemetry=false",
@@ -116,15 +118,17 @@ class SeaweedFS:
             aws_access_key_id=KEY,
             aws_secret_access_key=SECRET,
             region_name="us-east-1",
-            config=Config(s3={"addressing_style": "path"}),
+            config=Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}),
         )
 
     def _answers(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.endpoint}/healthz", timeout=1):
-                return True
-        except (urllib.error.URLError, OSError):
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1):
+                pass
+            self.client().list_buckets()
+        except (OSError, BotoCoreError, ClientError):
             return False
+        return True
 
 
 @contextlib.contextmanager

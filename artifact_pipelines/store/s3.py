@@ -6,6 +6,7 @@ Both find endpoint, region and credentials where every AWS tool does.
 """
 
 import contextlib
+import functools
 import ipaddress
 import os
 import random
@@ -22,6 +23,8 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import boto3
+import botocore.loaders
+import botocore.session
 import obstore
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
@@ -96,7 +99,7 @@ class S3Backend(Backend):
         found = os.environ if environ is None else environ
         self.bucket, self.prefix = _parsed(url)
         self.url = f"s3://{self.bucket}" + (f"/{self.prefix}" if self.prefix else "")
-        session = boto3.Session()
+        session = _session()
         credentials = session.get_credentials()
         if credentials is None:
             raise ConfigurationError(
@@ -144,6 +147,7 @@ class S3Backend(Backend):
             prefix=self.prefix or None,
             region=region,
             unsigned_payload=unsigned,
+            disable_bulk_delete=True,
             virtual_hosted_style_request=endpoint is None and "." not in self.bucket,
             credential_provider=fresh,
             client_options={
@@ -283,10 +287,17 @@ class S3Backend(Backend):
     def set_storage_class(self, key: str, name: str) -> None:
         """Move an object to another storage class of its server; its bytes stay the same."""
         at = self.address(check_key(key))
+        found = self.ask(key, lambda: self.client.head_object(**at))
+        # Some servers take a copy onto itself only when the metadata is given anew.
         self.ask(
             key,
             lambda: self.client.copy_object(
-                **at, CopySource=at, StorageClass=name, MetadataDirective="COPY"
+                **at,
+                CopySource=at,
+                StorageClass=name,
+                MetadataDirective="REPLACE",
+                Metadata=found["Metadata"],
+                ContentType=found["ContentType"],
             ),
         )
 
@@ -313,7 +324,7 @@ class S3Backend(Backend):
                     raise self._no_bucket() from error
                 raise MissingObjectError(key) from error
             except (BaseError, ClientError, BotoCoreError) as error:
-                if _code(error) in _ABSENT and isinstance(error, ClientError):
+                if _is_absent(error):
                     raise MissingObjectError(key) from error
                 if not _may_pass(error) or time.monotonic() + pause > until:
                     raise self._explained(key, error) from error
@@ -335,7 +346,7 @@ class S3Backend(Backend):
         try:
             found = self.client.head_object(**self.address(key))
         except ClientError as error:
-            if _code(error) in _ABSENT or _status(error) == _UNKNOWN:
+            if _is_absent(error):
                 return None
             raise
         return bool(found["Metadata"].get(_WRITER) == writer)
@@ -437,6 +448,10 @@ class S3Backend(Backend):
         code, status = _code(error), _status(error)
         if code == "NoSuchBucket":
             return self._no_bucket()
+        if code == "NoSuchUpload":
+            return StoreError(
+                f"the upload of {key!r} to {self.url} took so long that it was swept; try again."
+            )
         if _is_denied(error):
             who = self.client._request_signer._credentials.access_key  # noqa: SLF001
             why = f" ({code})" if code else ""
@@ -567,16 +582,26 @@ class _S3Writer(Writer):
                 raise
             ours = self._backend.is_written_by(self._key, self._writer)
             if ours is None and _code(error) == "NoSuchUpload":
-                raise StoreError(
-                    f"the upload of {self._key!r} to {self._backend.url} took so long that it was "
-                    "swept; try again."
-                ) from error
+                raise
             return ours
         return True
 
     def _check_open(self) -> None:
         if not self._open:
             raise StoreError(f"the object {self._key!r} is already closed.")
+
+
+@functools.cache
+def _loader() -> Any:  # noqa: ANN401  boto3 has no types
+    """Return what reads the description of S3, which takes long, once for a process."""
+    return botocore.loaders.create_loader()
+
+
+def _session() -> Any:  # noqa: ANN401  boto3 has no types
+    """Return a session over the environment and the configuration as they are now."""
+    inner = botocore.session.get_session()
+    inner.register_component("data_loader", _loader())
+    return boto3.Session(botocore_session=inner)
 
 
 def _parsed(url: str) -> tuple[str, str]:
@@ -629,6 +654,14 @@ def _status(error: object) -> int | None:
         return status
     found = _STATUS.search(str(error))
     return int(found[1]) if found else None
+
+
+def _is_absent(error: object) -> bool:
+    """Return whether the answer of boto3 is that an object or a bucket is not there."""
+    if not isinstance(error, ClientError):
+        return False
+    code = _code(error)
+    return code in _ABSENT or (code is None and _status(error) == _UNKNOWN)
 
 
 def _is_denied(error: object) -> bool:

@@ -6,6 +6,7 @@ import functools
 import random
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
 
 import pytest
 
@@ -45,7 +46,12 @@ class BackendTests(ABC):
 
     A subclass, named so that pytest collects it, gives a fixture `backend` with an empty
     backend, and two accessors that reach the stored bytes without the backend's own code.
+
+    Attributes:
+        turns: How often writers race each other; fewer where a server makes losers wait.
     """
+
+    turns: ClassVar[int] = 5
 
     @abstractmethod
     def raw_put(self, backend: Backend, key: str, data: bytes) -> None:
@@ -257,7 +263,7 @@ class BackendTests(ABC):
     def test_one_of_many_puts_if_absent_wins(self, backend: Backend) -> None:
         """Of writers at the same time one stores, and the others learn of it."""
         values = [f"value {number}".encode() * 100 for number in range(WRITERS)]
-        for turn in range(5):
+        for turn in range(self.turns):
             put = functools.partial(backend.put, f"turn/{turn}", if_absent=True)
             with ThreadPoolExecutor(WRITERS) as pool:
                 won = list(pool.map(put, values))

@@ -10,7 +10,9 @@ from artifact_pipelines.store.backend import Backend
 from artifact_pipelines.store.files import FileBackend
 from artifact_pipelines.store.memory import MemoryBackend
 from artifact_pipelines.store.opening import open_backend
+from artifact_pipelines.store.s3 import S3Backend
 from artifact_pipelines.testing import BackendTests
+from artifact_pipelines_tests.servers import SeaweedFS
 
 
 class TestFileBackend(BackendTests):
@@ -44,9 +46,30 @@ class TestMemoryBackend(BackendTests):
         return backend._objects.get(key, (None, 0.0))[0]
 
 
+class TestS3Backend(BackendTests):
+    turns = 1
+
+    @pytest.fixture
+    def backend(self, seaweedfs: SeaweedFS, s3_url: str) -> Backend:
+        self.server = seaweedfs
+        return S3Backend(s3_url)
+
+    def raw_put(self, backend: Backend, key: str, data: bytes) -> None:
+        assert isinstance(backend, S3Backend)
+        self.server.client().put_object(**backend.address(key), Body=data)
+
+    def raw_get(self, backend: Backend, key: str) -> bytes | None:
+        assert isinstance(backend, S3Backend)
+        client = self.server.client()
+        try:
+            return bytes(client.get_object(**backend.address(key))["Body"].read())
+        except client.exceptions.NoSuchKey:
+            return None
+
+
 @pytest.mark.parametrize(
     "url",
-    ["s3://bucket/prefix", "file://host/path", "file:relative", "/plain/path", "http://x", ""],
+    ["gs://bucket/prefix", "file://host/path", "file:relative", "/plain/path", "http://x", ""],
 )
 def test_an_address_of_another_kind_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match="not supported"):
