@@ -6,7 +6,15 @@ import dagster as dg
 
 from artifact_pipelines.components import reports
 from artifact_pipelines.components.project import Project, Results
-from artifact_pipelines.domain.gate import Custom, Formats, Gate, Governance, MetricBound, NoWorse
+from artifact_pipelines.domain.gate import (
+    Custom,
+    Formats,
+    Gate,
+    Governance,
+    MetricBound,
+    NoWorse,
+    Serving,
+)
 from artifact_pipelines.domain.policy import Policy
 from artifact_pipelines.resources import RegistryResource
 
@@ -100,6 +108,11 @@ def _said(gate: Gate) -> str:
             return f"Every file of the model is of the formats {', '.join(gate.formats)}."
         case Governance():
             return "What the model was made from may be used, and is known."
+        case Serving():
+            return (
+                f"The model answers in a fresh process, within {gate.seconds:g} s and "
+                f"{gate.memory // 1_000_000} MB."
+            )
         case Custom():
             return f"The project's own gate {gate.gate} lets the model through."
 

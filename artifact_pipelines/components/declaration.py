@@ -12,7 +12,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from artifact_pipelines.domain import digest, naming
-from artifact_pipelines.domain.gate import NoWorse
+from artifact_pipelines.domain.gate import FILES, Custom, NoWorse, Serving
 from artifact_pipelines.domain.policy import Contract, Policy
 from artifact_pipelines.errors import ArtifactError, ConfigurationError
 
@@ -183,7 +183,9 @@ def _declared(fields: Mapping[str, Any], folders: Sequence[Path]) -> Declaration
             "evaluate": fields["evaluate"],
             "evaluation": fields["evaluation"],
             "select": fields["select"],
-            "gates": fields["gates"],
+            "gates": [
+                _with_files(number, gate, folders) for number, gate in enumerate(fields["gates"])
+            ],
             "limits": fields.get("limits") or {},
             "promotion": DEFAULT_PROMOTION if stages is None else stages,
             "retention": fields["retention"],
@@ -285,6 +287,11 @@ def _check_functions(declared: Declaration) -> None:
     _check_function("train", declared.train)
     if declared.policy.evaluate is not None:
         _check_function("evaluate", declared.policy.evaluate)
+    for number, gate in enumerate(declared.policy.gates):
+        if isinstance(gate, Custom):
+            _check_function(f"gates.{number}.gate", gate.gate)
+        elif isinstance(gate, Serving):
+            _check_function(f"gates.{number}.serving", gate.serving)
     for number, item in enumerate(declared.datasets):
         if item.load is not None:
             _check_function(f"datasets.{number}.load", item.load)
@@ -347,26 +354,57 @@ def _contract(number: int, item: Dataset, folders: Sequence[Path]) -> Contract:
     if item.expectations is None:
         return Contract(schema=item.schema_)
     field = f"datasets.{number}.expectations"
-    places = [folder / item.expectations for folder in folders]
+    return Contract(
+        schema=item.schema_, expectations=_suite(field, *_read(field, item.expectations, folders))
+    )
+
+
+def _with_files(number: int, gate: Any, folders: Sequence[Path]) -> Any:  # noqa: ANN401 (a gate)
+    """Return a gate with the content of the files that it names."""
+    content: dict[str, Any] = {}
+    for name in FILES:
+        named = gate.get(name) if isinstance(gate, Mapping) else getattr(gate, name, None)
+        if isinstance(named, str):
+            field = f"gates.{number}.{name}"
+            file, found = _read(field, named, folders)
+            content[name] = _suite(field, file, found) if name == "expectations" else found
+    if not content:
+        return gate
+    written = gate if isinstance(gate, Mapping) else gate.model_dump(mode="json", by_alias=True)
+    return {**written, **content}
+
+
+def _read(field: str, name: str, folders: Sequence[Path]) -> tuple[Path, dict[str, Any]]:
+    """Return a JSON file that the project names, and the object in it."""
+    places = [folder / name for folder in folders]
     file = next((place for place in places if place.is_file()), None)
     if file is None:
         raise ConfigurationError(
-            f"the field {field!r} is {item.expectations!r}, which is no file in "
+            f"the field {field!r} is {name!r}, which is no file in "
             f"{' or '.join(str(folder) for folder in folders)}."
         )
     try:
-        suite = json.loads(file.read_text(encoding="utf-8"))
-        rules = suite["expectations"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise ConfigurationError(
-            f"the field {field!r} names {file}, which is no suite ({error!r}); expected JSON with "
-            "a list 'expectations'."
+            f"the field {field!r} names {file}, which cannot be read ({error!r}); expected JSON."
         ) from error
+    if not isinstance(found, dict):
+        raise ConfigurationError(
+            f"the field {field!r} names {file}, which holds no object; expected a JSON object."
+        )
+    return file, found
+
+
+def _suite(field: str, file: Path, suite: dict[str, Any]) -> dict[str, Any]:
+    """Return a Great Expectations suite that expects something."""
+    rules = suite.get("expectations")
     if not isinstance(rules, list) or not rules:
         raise ConfigurationError(
-            f"the field {field!r} names {file}, whose 'expectations' are empty; expected a list."
+            f"the field {field!r} names {file}, which is no suite, or whose 'expectations' are "
+            "empty; expected JSON with a list 'expectations'."
         )
-    return Contract(schema=item.schema_, expectations=suite)
+    return suite
 
 
 def _field(name: str, check: Any) -> None:  # noqa: ANN401 (a function without arguments)

@@ -21,7 +21,7 @@ from artifact_pipelines.domain.lineage import QUESTIONS
 from artifact_pipelines.domain.part import Metric, Part
 
 FORMATS: Final = ("safetensors", "json", "parquet", "npy", "npz", "onnx", "csv", "text")
-GATE_FORMS: Final = frozenset({"bound", "no_worse", "formats", "custom", "governance"})
+GATE_FORMS: Final = frozenset({"bound", "no_worse", "formats", "custom", "governance", "serving"})
 """What pydantic calls the forms; an error's path holds it, and no document does."""
 
 _SIZE: Final = re.compile(r"([0-9]{1,9})(MB|GB)")
@@ -179,6 +179,52 @@ class Governance(Part):
         return "governance"
 
 
+class Serving(Part):
+    """A model answers by itself, in a fresh process that has only what it declares.
+
+    Attributes:
+        serving: The function that answers, called with the model's folder and rows.
+        requirements: All that it may import, as `name` or `name>=version`; anything by default.
+        golden: What it is asked and answers: `inputs`, a list of rows, and, where they are
+            known, `outputs`, one for each, and `dtypes` by column; in a project's YAML, the path
+            of a JSON file with them. By default it is asked rows of the evaluation data.
+        rows: How many rows of the evaluation data it is asked.
+        agree: The share of golden outputs that it must give.
+        tolerance: How far a number may be from the golden one, absolutely or relatively.
+        seconds: How long it may take from the start of the process.
+        memory: How much memory the process may have.
+    """
+
+    serving: Function
+    requirements: tuple[str, ...] | None = None
+    golden: dict[str, Any] | str | None = None
+    rows: int = Field(default=32, ge=1, le=10_000)
+    agree: FiniteFloat = Field(default=1.0, ge=0.0, le=1.0)
+    tolerance: FiniteFloat = Field(default=0.0, ge=0.0)
+    seconds: Seconds = 60.0
+    memory: Size = 2 * _GIGABYTE
+
+    @model_validator(mode="after")
+    def _askable(self) -> Self:
+        """Refuse golden rows that cannot be asked or compared."""
+        if not isinstance(self.golden, dict):
+            return self
+        rows, outputs = self.golden.get("inputs"), self.golden.get("outputs")
+        if not self.golden.keys() <= {"inputs", "outputs", "dtypes"}:
+            raise ValueError("golden may have inputs, outputs and dtypes")
+        if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+            raise ValueError("golden.inputs must be a list of rows, each a mapping by column")
+        if outputs is not None and (not isinstance(outputs, list) or len(outputs) != len(rows)):
+            raise ValueError("golden.outputs must be a list with one output for each input")
+        digest.canonical(self.golden)
+        return self
+
+    @property
+    def name(self) -> str:
+        """The name of the gate."""
+        return "serving"
+
+
 class Custom(Part):
     """A gate of the project's own: one function, called with the case and the other fields.
 
@@ -213,6 +259,10 @@ class Custom(Part):
         return dict(self.model_extra or {})
 
 
+FILES: Final = ("expectations", "golden")
+"""The fields of gates that may name a JSON file, whose content is the field of a policy."""
+
+
 def identifier(metric: str) -> str:
     """Return a metric's name as a gate may carry it, whose name is also an asset check's."""
     return re.sub(r"[^A-Za-z0-9_]", "_", metric)
@@ -225,6 +275,7 @@ def _by(column: str | None) -> str:
 # The field by which a form is known, in the order in which they are looked for.
 _KNOWN_BY: Final = (
     ("gate", "custom"),
+    ("serving", "serving"),
     ("formats", "formats"),
     ("no_worse_than", "no_worse"),
     ("licences", "governance"),
@@ -251,6 +302,7 @@ Gate = Annotated[
     | Annotated[NoWorse, Tag("no_worse")]
     | Annotated[Formats, Tag("formats")]
     | Annotated[Custom, Tag("custom")]
-    | Annotated[Governance, Tag("governance")],
+    | Annotated[Governance, Tag("governance")]
+    | Annotated[Serving, Tag("serving")],
     Discriminator(_which),
 ]

@@ -15,6 +15,7 @@ from pydantic import (
 
 from artifact_pipelines.domain import digest, naming
 from artifact_pipelines.domain.gate import (
+    FILES,
     FORMATS,
     GATE_FORMS,
     Formats,
@@ -81,6 +82,12 @@ class Policy(Part):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"the gate {twice[0]} stands twice")
+        for gate in self.gates:
+            for field in FILES:
+                if isinstance(getattr(gate, field, None), str):
+                    raise ValueError(  # noqa: TRY004 (pydantic takes no other)
+                        f"the gate {gate.name} names a file as its {field}; a policy holds content"
+                    )
         measured = [gate for gate in self.gates if isinstance(gate, MetricBound | NoWorse)]
         if measured and not (self.evaluate and self.evaluation):
             raise ValueError(

@@ -69,6 +69,7 @@ class Case:
         policy: The rules.
         model: The folder of its files, or None where they are damaged.
         damaged: What is wrong with its bytes.
+        digests: The SHA-256 of each file, by its path in the folder.
         evaluation: The folder of the evaluation data, if the policy names any.
         baseline: Returns the folder of the model in production, if there is one.
         dataset: Returns the folder of the dataset of a name that the model was judged on or
@@ -80,6 +81,7 @@ class Case:
     policy: Policy
     model: Path | None
     damaged: tuple[str, ...]
+    digests: Mapping[str, str]
     evaluation: Path | None
     baseline: Callable[[], Path | None]
     dataset: Callable[[str], Path | None]

@@ -148,6 +148,18 @@ def _split(
     return metrics, examples
 
 
+def rows(evaluation: str, count: int) -> dict[str, Any]:
+    """Return the first rows of the evaluation data, by column."""
+    frame = _frame(evaluation).head(count)
+    return {
+        str(name): {
+            "dtype": str(frame[name].dtype),
+            "values": [None if value != value else _plain(value) for value in frame[name]],  # noqa: PLR0124 (NaN is not itself)
+        }
+        for name in frame.columns
+    }
+
+
 def contract(name: str, folder: str, rules: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return what each part of a dataset's contract found."""
     found = data.contract_findings(
@@ -237,5 +249,6 @@ JOBS: Final[Mapping[str, Callable[..., Any]]] = {
     "contract": contract,
     "custom": custom,
     "measure": measure,
+    "rows": rows,
     "sources": sources,
 }

@@ -8,12 +8,19 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
-from artifact_pipelines.domain.gate import Custom, Formats, Governance, MetricBound, NoWorse
+from artifact_pipelines.domain.gate import (
+    Custom,
+    Formats,
+    Governance,
+    MetricBound,
+    NoWorse,
+    Serving,
+)
 from artifact_pipelines.domain.part import Part
 from artifact_pipelines.domain.policy import Policy
 from artifact_pipelines.domain.verdict import Finding
 from artifact_pipelines.errors import SandboxError
-from artifact_pipelines.gates import custom, data, governance, integrity, metrics, safety
+from artifact_pipelines.gates import custom, data, governance, integrity, metrics, safety, serving
 from artifact_pipelines.gates.case import Case
 from artifact_pipelines.gates.guard import gate_code_digest, guarded
 from artifact_pipelines.gates.sandbox import Sandbox
@@ -23,6 +30,7 @@ GATES: Final[Mapping[type[Part], Callable[[Any, Case], Finding]]] = {
     Governance: governance.governance_gate,
     MetricBound: metrics.bound_gate,
     NoWorse: metrics.no_worse_gate,
+    Serving: serving.serving_gate,
 }
 """How each form of a gate is judged; `formats` are what the safety gate allows."""
 
@@ -38,11 +46,16 @@ def judge(case: Case) -> list[Finding]:
     found.append(guarded("safety", lambda: safety.safety_finding(case.files, policy.formats())))
     if policy.contracts:
         found.append(guarded("data_contract", lambda: data.contract_gate(case)))
-    return found + [
+    found += [
         guarded(gate.name, partial(GATES[type(gate)], gate, case))
         for gate in policy.gates
         if not isinstance(gate, Formats)
     ]
+    # Whatever wrote into the model's folder decided what came after it.
+    if others := integrity.changed(case.files, case.digests):
+        reasons = (f"while it was judged, {', '.join(others)} was changed in the model's folder",)
+        return [Finding(one.gate, passed=False, reasons=reasons) for one in found]
+    return found
 
 
 def judging_code(policy: Policy, sandbox: Sandbox) -> str:
@@ -52,7 +65,11 @@ def judging_code(policy: Policy, sandbox: Sandbox) -> str:
         ConfigurationError: A function is not there.
     """
     functions = [] if policy.evaluate is None else [policy.evaluate]
-    functions += [gate.gate for gate in policy.gates if isinstance(gate, Custom)]
+    for gate in policy.gates:
+        if isinstance(gate, Custom):
+            functions.append(gate.gate)
+        elif isinstance(gate, Serving):
+            functions.append(gate.serving)
     try:
         found = sandbox.ask("the project's code", "sources", functions=functions)
     except SandboxError as error:

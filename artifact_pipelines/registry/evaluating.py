@@ -24,7 +24,7 @@ from artifact_pipelines.registry.publishing import Publishing
 from artifact_pipelines.registry.reading import Artifact
 from artifact_pipelines.registry.tracing import Tracing
 
-_NO_METRICS = ("baseline_", "difference_", "limit_", "slice_")
+_NO_METRICS = ("baseline_", "difference_", "limit_", "lineage_", "serving_", "slice_")
 """What the figures of a verdict begin with that are no metrics of the model."""
 
 
@@ -162,6 +162,7 @@ class Evaluating(Publishing, Promoting, Tracing):
                 policy=policy,
                 model=None if damaged else fetched(model.id, "model"),
                 damaged=damaged,
+                digests={entry.path: entry.sha256 for entry in self.files(model.id)},
                 evaluation=None if evaluation is None else fetched(evaluation.id, "evaluation"),
                 baseline=lambda: None if baseline is None else fetched(baseline, "baseline"),
                 dataset=dataset,

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from artifact_pipelines.components.declaration import Dataset, declare
-from artifact_pipelines.errors import ConfigurationError
+from artifact_pipelines.domain.gate import Serving
+from artifact_pipelines.domain.policy import Policy
+from artifact_pipelines.errors import ConfigurationError, PolicyError
 from artifact_pipelines_tests.world import SAMPLE, declaration, fields
 
 
@@ -43,6 +45,14 @@ def rows(**given: Any) -> Dataset:
             "gates.0.mode",
             "expected the same",
         ),
+        ({"gates": [{"gate": f"{SAMPLE}:fairr"}]}, "gates.0.gate", "has no 'fairr'"),
+        ({"gates": [{"serving": "no.such:predict"}]}, "gates.0.serving", "no module 'no.such'"),
+        (
+            {"gates": [{"serving": f"{SAMPLE}:measure", "golden": "no.json"}]},
+            "gates.0.golden",
+            "no file in",
+        ),
+        ({"limits": {"memory": "much"}}, "limits.memory", "8GB"),
         ({"promotion": {"rows": "automatic"}}, "promotion", "another asset's name"),
         ({"promotion": {"production": "by hand"}}, "promotion.production", "automatic"),
         ({"retention": {"forget_after": "soon"}}, "retention.forget_after", "30d"),
@@ -93,6 +103,18 @@ def test_expectations_are_part_of_the_policy(tmp_path: Path) -> None:
 
     found = declare(fields(**changes), [tmp_path / "below", tmp_path])
     assert found.policy.contracts["rows"].expectations == suite
+
+
+def test_golden_rows_are_part_of_the_policy(tmp_path: Path) -> None:
+    golden = {"inputs": [{"x": 1}], "outputs": [2]}
+    (tmp_path / "golden.json").write_text(json.dumps(golden))
+    gate = {"serving": f"{SAMPLE}:measure", "golden": "golden.json"}
+    for written in (gate, Serving.model_validate(gate)):
+        found = declare(fields(gates=[written]), [tmp_path])
+
+        assert found.policy.document()["gates"] == [{**gate, "golden": golden}]
+    with pytest.raises(PolicyError, match="names a file as its golden"):
+        Policy.of({"gates": [gate]})
 
 
 @pytest.mark.parametrize("text", ["not JSON", "[]", '{"expectations": []}'])

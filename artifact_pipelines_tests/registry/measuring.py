@@ -64,3 +64,9 @@ def fair(case: GateCase, limit: float) -> Finding:
         values={"rows_seen": len(case.data)},
         evidence={"baseline": case.baseline is not None, "gates": case.policy["gates"]},
     )
+
+
+def forges(case: GateCase) -> Finding:
+    """Replace the model that the gates after it look at."""
+    (case.model / "model.safetensors").write_bytes(b"")
+    return Finding("whatever", passed=True, reasons=("fine",))

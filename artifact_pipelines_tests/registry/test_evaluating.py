@@ -232,6 +232,35 @@ def test_a_gate_of_the_project_is_a_verdict_like_any_other(registry: Registry) -
     assert registry.why_not(found.chosen.reference, "staging") == ()
 
 
+def test_a_gate_that_changes_the_model_fails_every_gate(registry: Registry) -> None:
+    registry.set_policy(PROJECT, policy(gates=[{"gate": MEASURE.replace("mean_weight", "forges")}]))
+    holdout(registry)
+    train(registry, "run-1", {0.8: 0.7})
+    found = failed(registry.evaluate(PROJECT, "run-1"))
+
+    assert found.keys() == {"integrity", "safety", "forges"}
+    assert all(
+        "model.safetensors was changed in the model's folder" in why for why in found.values()
+    )
+
+
+def test_a_model_is_served_with_rows_of_the_evaluation_data(registry: Registry) -> None:
+    function = "artifact_pipelines_tests.registry.plainly:weight_of"
+    registry.set_policy(
+        PROJECT, policy(gates=[{"serving": function, "requirements": [], "rows": 2}])
+    )
+    holdout(registry, pd.DataFrame({"scale": [1.0, 2.0, 3.0]}))
+    train(registry, "run-1", {0.8: 0.7})
+    (verdict,) = [
+        one
+        for one in registry.evaluate(PROJECT, "run-1").attempts[0].verdicts
+        if one.gate == "serving"
+    ]
+
+    assert verdict.passed, verdict.reasons
+    assert verdict.reasons[0].startswith("it answered 2 rows in ")
+
+
 def test_the_licences_of_what_a_run_read_decide(registry: Registry) -> None:
     registry.set_policy(PROJECT, policy(gates=[{"licences": ["MIT"]}]))
     holdout(registry)
