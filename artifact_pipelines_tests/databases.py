@@ -56,11 +56,12 @@ class SqliteFiles:
 class Postgres:
     """A Postgres server of the tests, with its data in a temporary folder."""
 
-    def __init__(self) -> None:
-        """Make a server's data and start it."""
+    def __init__(self, folder: Path | None = None) -> None:
+        """Start a server on the data in a folder, made where there is none."""
         # The server drops root's rights and must reach its data; pytest closes its own
         # folders to others again and again.
-        self._folder = Path(tempfile.mkdtemp(prefix="artifact-pipelines-postgres-"))
+        self._folder = folder or Path(tempfile.mkdtemp(prefix="artifact-pipelines-postgres-"))
+        self._folder.mkdir(exist_ok=True)
         self._folder.chmod(0o755)
         with warnings.catch_warnings():
             # It looks for a folder of the desktop session, which a test machine has not.
@@ -79,6 +80,12 @@ class Postgres:
         """Return the address of a new database, empty or a copy of another."""
         name = f"t{secrets.token_hex(6)}"
         self.run(f"create database {name}" + (f" template {like}" if like else ""))
+        return self.url.set(database=name).render_as_string(hide_password=False)
+
+    def named(self, name: str) -> str:
+        """Return the address of the database of a name, made where there is none."""
+        with contextlib.suppress(sa.exc.ProgrammingError):
+            self.run(f"create database {name}")
         return self.url.set(database=name).render_as_string(hide_password=False)
 
     def catalog(self) -> str:
@@ -104,11 +111,12 @@ class Postgres:
         """Start the server again after it was killed."""
         self._server.ensure_postgres_running()
 
-    def stop(self) -> None:
-        """Stop the server and remove its data."""
+    def stop(self, *, keep: bool = False) -> None:
+        """Stop the server, and remove its data unless it is to be kept."""
         with contextlib.suppress(ProcessLookupError):
             self._server.cleanup()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if not keep:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
 
 @dataclass

@@ -41,6 +41,7 @@ COLUMNS = {
     ),
     "artifact_file": ("artifact", "path", "size", "sha256", "media_type", "state"),
     "edge": ("child", "parent", "role", "kind"),
+    "ancestry": ("child", "parent"),
     "metric": ("artifact", "name", "project", "kind", "value"),
     "run": ("id", "project", "name", "state", "reason", "seq"),
     "pack": ("id", "state", "session", "version", "size", "condemned_at"),
@@ -75,6 +76,7 @@ class History:
     _rows: Rows = field(default_factory=dict)
     _named: list[tuple[str, float]] = field(default_factory=list)
     _pack: str = ""
+    _numbers: dict[str, int] = field(default_factory=dict)
     _random: random.Random = field(default_factory=random.Random)
 
     def batches(self, size: int = 20_000) -> Iterator[Rows]:
@@ -97,6 +99,7 @@ class History:
     def _project(self, project: str) -> Iterator[None]:
         """Make a project, run by run."""
         data: dict[str, str] = {}
+        self._numbers = {}  # no artifact here cites one of another project
         last: str | None = None
         for number in range(RUNS):
             if number % 5 == 0:
@@ -232,6 +235,9 @@ class History:
         rows["edge"] += [(found, parent, role, "observed") for role, parent in cited]
         if run is not None:
             rows["edge"].append((found, run, "run", "observed"))
+        parents = {self._numbers[one] for one in (*(one for _, one in cited), run) if one}
+        rows["ancestry"] += [(self.seq - 1, parent) for parent in sorted(parents)]
+        self._numbers[found] = self.seq - 1
         if facts.startswith('{"metrics"'):
             rows["metric"] += [
                 (found, metric, project, kind, value) for metric, value in self._named

@@ -5,6 +5,7 @@ row locks on Postgres, and runs the change again when the database asks for it. 
 else may write, because SQLAlchemy drops `FOR UPDATE` on SQLite without a word.
 """
 
+import contextlib
 import os
 import random
 import sqlite3
@@ -29,6 +30,7 @@ REVISION = "0001"
 
 _BUSY_SECONDS = 30.0
 _TRIES = 12
+_COUNTED_ROWS = 400  # of each index: enough for a plan, and no work on a large table
 _SERIALIZATION_FAILURE = "40001"
 _DEADLOCK = "40P01"
 
@@ -109,6 +111,7 @@ class Catalog:
             )
         self._engine: Engine | None = None
         self._pid = os.getpid()
+        self._wrote = False
         self._lock = threading.Lock()
         try:
             self._migrate()
@@ -132,8 +135,14 @@ class Catalog:
             return self._engine
 
     def close(self) -> None:
-        """Close every connection of this process."""
+        """Close every connection of this process; what it wrote is counted into the statistics.
+
+        Postgres counts by itself; SQLite has to be asked, and plans badly without.
+        """
         if self._engine is not None and self._pid == os.getpid():
+            if self._wrote and self.url.get_backend_name() == "sqlite":
+                with contextlib.suppress(OperationalError):
+                    self.write(_count)
             self._engine.dispose()
             self._engine = None
 
@@ -166,6 +175,7 @@ class Catalog:
                     self.engine.connect().execution_options(catalog_write=True) as conn,
                     conn.begin(),
                 ):
+                    self._wrote = True
                     return change(Transaction(conn), *args, **kwargs)
             except DBAPIError as error:
                 if not left or not _retryable(error):
@@ -222,6 +232,19 @@ def _engine(url: sa.URL) -> Engine:
         conn.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def _count(tx: Transaction) -> None:
+    """Have SQLite count its rows again when the ledger is twice as long as it last was."""
+    size = tx.conn.execute(sa.select(tables.ledger_head.c.size)).scalar() or 0
+    counted = 0
+    if sa.inspect(tx.conn).has_table("sqlite_stat1"):
+        found = "select stat from sqlite_stat1 where tbl = 'leaf' limit 1"
+        stat = tx.conn.exec_driver_sql(found).scalar()
+        counted = int(str(stat).split()[0]) if stat else 0
+    if size > 2 * counted:
+        tx.conn.exec_driver_sql(f"pragma analysis_limit = {_COUNTED_ROWS}")
+        tx.conn.exec_driver_sql("analyze")
 
 
 def _retryable(error: DBAPIError) -> bool:

@@ -5,13 +5,13 @@ checks its rules, then appends a leaf; the tables change here and nowhere else.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
 
 from artifact_pipelines.catalog import tables
-from artifact_pipelines.catalog.catalog import Transaction
+from artifact_pipelines.catalog.catalog import Transaction, batches
 from artifact_pipelines.domain import digest
 from artifact_pipelines.domain.leaf import Leaf
 from artifact_pipelines.domain.publication import Publication
@@ -91,6 +91,7 @@ def _publish(tx: Transaction, leaf: Leaf, body: Body, publication: Publication |
             for parent, role in sorted(parents)
         ],
     )
+    _descend(tx, leaf.seq, {parent for parent, _ in parents})
     _insert(
         tx,
         tables.metric,
@@ -364,6 +365,21 @@ def _declare(tx: Transaction, leaf: Leaf, body: Body) -> None:
                 child=leaf.subject, parent=body["parent"], role=body["role"], kind=body["kind"]
             )
         )
+    number = sa.select(tables.artifact.c.seq).where(tables.artifact.c.id == leaf.subject)
+    _descend(tx, tx.conn.execute(number).scalar_one(), [body["parent"]])
+
+
+def _descend(tx: Transaction, child: int, parents: Iterable[str]) -> None:
+    """Note what an artifact descends from, by the numbers of the leaves."""
+    artifact, ancestry = tables.artifact, tables.ancestry
+    there = sa.select(ancestry.c.parent).where(
+        ancestry.c.child == child, ancestry.c.parent == artifact.c.seq
+    )
+    for part in batches(sorted(parents)):
+        found = sa.select(sa.literal(child, tables.BigInteger), artifact.c.seq).where(
+            artifact.c.id.in_(part), ~there.exists()
+        )
+        tx.conn.execute(sa.insert(ancestry).from_select(["child", "parent"], found))
 
 
 def _nothing(_tx: Transaction, _leaf: Leaf, _body: Body) -> None:

@@ -12,22 +12,33 @@ from sqlalchemy.engine import Connection
 from artifact_pipelines.catalog import tables
 
 
-def reach(conn: Connection, start: str, *, down: bool = False) -> set[str]:
-    """Return the ids of all that an artifact was made from, or of all that was made from it."""
+def reach(conn: Connection, start: int, *, down: bool = False) -> set[int]:
+    """Return all that an artifact was made from, or all that was made from it.
+
+    Artifacts are named by the leaves that published them, the start among them.
+    """
     found = set(conn.execute(sa.select(_reached(start, down=down))).scalars())
     return found - {start}
 
 
-def edges(conn: Connection, start: str, *, down: bool = False) -> list[tuple[sa.Row[Any], int]]:
+def edges(conn: Connection, start: int, *, down: bool = False) -> list[tuple[sa.Row[Any], int]]:
     """Return the edges of a lineage, each with its distance from the start, nearest first."""
-    table = tables.edge
+    edge, artifact = tables.edge, tables.artifact
     near, far = ("parent", "child") if down else ("child", "parent")
     reached = _reached(start, down=down)
+    statement = (
+        sa.select(edge, artifact.c.seq)
+        .join(artifact, edge.c[near] == artifact.c.id)
+        .join(reached, reached.c.seq == artifact.c.seq)
+    )
     rows: dict[str, list[sa.Row[Any]]] = {}
-    for row in conn.execute(sa.select(table).join(reached, table.c[near] == reached.c.id)):
+    first = ""
+    for row in conn.execute(statement):
         rows.setdefault(getattr(row, near), []).append(row)
+        if row.seq == start:
+            first = getattr(row, near)
     found: list[tuple[sa.Row[Any], int]] = []
-    seen, frontier, depth = {start}, [start], 0
+    seen, frontier, depth = {first}, [first], 0
     while frontier:
         depth += 1
         level = [row for one in frontier for row in rows.get(one, ())]
@@ -38,11 +49,10 @@ def edges(conn: Connection, start: str, *, down: bool = False) -> list[tuple[sa.
     return found
 
 
-def _reached(start: str, *, down: bool) -> sa.CTE:
+def _reached(start: int, *, down: bool) -> sa.CTE:
     """Return the table of an artifact and everything on one side of it."""
-    table = tables.edge
+    table = tables.ancestry
     near, far = ("parent", "child") if down else ("child", "parent")
-    reached = sa.select(sa.cast(sa.literal(start), sa.Text).label("id")).cte(
-        "reached", recursive=True
-    )
-    return reached.union(sa.select(table.c[far]).join(reached, table.c[near] == reached.c.id))
+    first = sa.select(sa.cast(sa.literal(start), tables.BigInteger).label("seq"))
+    reached = first.cte("reached", recursive=True)
+    return reached.union(sa.select(table.c[far]).join(reached, table.c[near] == reached.c.seq))

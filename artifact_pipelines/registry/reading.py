@@ -349,7 +349,7 @@ class Reading(Opened):
         The lineage of a forgotten artifact still answers.
         """
         start = self.find(reference)
-        edges = self.catalog.read(lineage.edges, start.id, down=down)
+        edges = self.catalog.read(lineage.edges, start.seq, down=down)
         ids = {start.id, *(row.child for row, _ in edges), *(row.parent for row, _ in edges)}
         known = self.by_ids(ids)
         return [

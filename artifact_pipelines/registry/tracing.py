@@ -105,8 +105,8 @@ class Tracing(Reading):
         self, child: Artifact, parent: Artifact, role: str, kind: EdgeKind, how: str | None
     ) -> None:
         Input(role, parent.id)  # what no record may cite, no leaf may
-        above = self.catalog.read(ancestry.reach, parent.id)
-        if child.id == parent.id or child.id in above:
+        above = self.catalog.read(ancestry.reach, parent.seq)
+        if child.id == parent.id or child.seq in above:
             raise ConflictError(
                 f"{parent.reference} was made from {child.reference}, and not the other way round."
             )

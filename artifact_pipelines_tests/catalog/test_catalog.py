@@ -270,3 +270,20 @@ def test_a_postgres_address_names_its_driver(scheme: str) -> None:
 def test_a_server_that_cannot_be_reached_is_said_to_be(tmp_path: Path) -> None:
     with pytest.raises(CatalogError, match="is the server running"):
         Catalog(f"postgresql+psycopg2:///db?host={tmp_path}")
+
+
+def test_sqlite_keeps_its_statistics_up_to_date(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'catalog.db'}"
+    catalog = Catalog(url)
+    catalog.write(ledger.create, "test-log")
+    append(catalog)
+    catalog.close()
+    again = Catalog(url)
+    counted = again.read(
+        lambda conn: conn.exec_driver_sql(
+            "select stat from sqlite_stat1 where idx = 'ix_leaf_subject'"
+        ).scalar()
+    )
+    again.close()
+
+    assert counted

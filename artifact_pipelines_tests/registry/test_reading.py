@@ -68,14 +68,14 @@ def test_runs_and_requests_take_as_many_statements_for_ten_as_for_one(registry: 
 def test_a_lineage_of_many_runs_is_one_statement(registry: Registry) -> None:
     history = History(600)
     fill(registry.catalog, history)
-    model = history.newest["project-0000"]
+    model = registry.get(history.newest["project-0000"]).seq
     with statements(registry) as said:
         above = registry.catalog.read(lineage.reach, model)
         found = registry.catalog.read(lineage.edges, model)
         reading = [one for one in said if one.lower().startswith("with")]
 
     assert len(above) > 500
-    assert {row.parent for row, _ in found} == above
+    assert {registry.get(row.parent).seq for row, _ in found} == above
     assert len(reading) == 2
     assert [depth for _, depth in found] == sorted(depth for _, depth in found)
 
@@ -84,5 +84,15 @@ def test_the_lineage_of_everything_below_is_that_of_everything_above(registry: R
     model = registry.publish_model(building.run(registry, "run-1")[-1])
     start = registry.find("digits/images@1")
 
-    assert model.id in registry.catalog.read(lineage.reach, start.id, down=True)
-    assert start.id in registry.catalog.read(lineage.reach, model.id)
+    assert model.seq in registry.catalog.read(lineage.reach, start.seq, down=True)
+    assert start.seq in registry.catalog.read(lineage.reach, model.seq)
+
+
+def test_a_declared_parent_is_an_ancestor_once(registry: Registry) -> None:
+    images = building.dataset(registry)
+    other = registry.publish_dataset("churn", "rows", {"data.csv": b"1"})
+    registry.declare(images.reference, other.reference, "derived")
+    registry.declare(images.reference, other.reference, "cleaned")
+
+    assert registry.catalog.read(lineage.reach, images.seq) == {other.seq}
+    assert [edge.role for edge in registry.lineage(images.reference)] == ["cleaned", "derived"]

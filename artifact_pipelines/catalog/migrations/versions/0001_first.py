@@ -22,6 +22,15 @@ def upgrade() -> None:
         sa.UniqueConstraint("name", name="uq_actor_name"),
     )
     op.create_table(
+        "ancestry",
+        sa.Column("child", _BIG, autoincrement=False, nullable=False),
+        sa.Column("parent", _BIG, autoincrement=False, nullable=False),
+        sa.PrimaryKeyConstraint("child", "parent", name="pk_ancestry"),
+        comment="the edges once more, by the leaves of their ends: numbers are followed faster",
+        sqlite_with_rowid=False,
+    )
+    op.create_index("ix_ancestry_parent_child", "ancestry", ["parent", "child"], unique=False)
+    op.create_table(
         "approval",
         sa.Column("seq", _BIG, autoincrement=False, nullable=False),
         sa.Column("project", sa.Text(), nullable=False),

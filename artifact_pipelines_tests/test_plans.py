@@ -1,0 +1,79 @@
+"""Every question of every day is answered through an index, on both databases."""
+
+from collections.abc import Iterator
+
+import pytest
+import sqlalchemy as sa
+
+from artifact_pipelines.catalog import tables
+from artifact_pipelines.catalog.catalog import Catalog, Transaction
+from artifact_pipelines.registry import Registry
+from artifact_pipelines.registry.keys import KeyFolder
+from artifact_pipelines.store.memory import MemoryBackend
+from artifact_pipelines_tests.histories import History, fill
+from artifact_pipelines_tests.questions import (
+    QUESTIONS,
+    Asked,
+    Somewhere,
+    full_scans,
+    listening,
+)
+
+AT = "project-0000"
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def filled(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Registry, Somewhere]]:
+    """A registry over a history of some runs, of which the bytes were never there."""
+    folder = tmp_path_factory.mktemp("plans")
+    if request.param == "sqlite":
+        catalog = Catalog(f"sqlite:///{folder / 'catalog.db'}")
+    else:
+        catalog = Catalog(request.getfixturevalue("postgres").catalog())
+    with Registry(catalog, MemoryBackend(), KeyFolder(folder / "keys"), "tester") as registry:
+        catalog.write(crowd)
+        history = History(2_000)
+        fill(catalog, history)
+        model = registry.get(history.newest[AT])
+        yield registry, Somewhere(AT, "run-00007", model.id, model.seq)
+
+
+def crowd(tx: Transaction) -> None:
+    """Fill the tables of governance: one that holds a few rows is best read whole."""
+    for table in (tables.verdict, tables.request, tables.stage_history):
+        rows = [
+            {
+                column.name: number
+                if isinstance(column.type, sa.Integer)
+                else bool(number % 2)
+                if isinstance(column.type, sa.Boolean)
+                else f"{column.name}-{number}"
+                for column in table.columns
+            }
+            for number in range(1_000_000, 1_002_000)
+        ]
+        tx.conn.execute(sa.insert(table), rows)
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_a_question_is_answered_through_an_index(
+    filled: tuple[Registry, Somewhere], question: str
+) -> None:
+    registry, somewhere = filled
+    with listening(registry) as heard:
+        QUESTIONS[question](registry, somewhere)
+
+    assert heard.asked
+    for asked in heard.asked:
+        assert full_scans(registry, asked, small=True) == [], asked.text
+
+
+def test_a_full_scan_is_seen(filled: tuple[Registry, Somewhere]) -> None:
+    registry, _ = filled
+    text = "select count(*) from artifact where size > 3"
+    counted = Asked("select count(*) from edge where role = 'run'", ())
+
+    assert full_scans(registry, Asked(text, ()), small=True)
+    assert full_scans(registry, counted, small=True)
