@@ -107,6 +107,7 @@ def _publish(tx: Transaction, leaf: Leaf, body: Body, publication: Publication |
         ],
     )
     if record.kind == "training_run":
+        _no_longer_planned(tx, record.project, record.name)
         tx.conn.execute(
             sa.insert(tables.run).values(
                 id=record.id,
@@ -133,6 +134,35 @@ def _run_resume(tx: Transaction, leaf: Leaf, _body: Body) -> None:
         .where(tables.run.c.id == leaf.subject)
         .values(state="running", reason="", seq=leaf.seq)
     )
+
+
+def _run_plan(tx: Transaction, leaf: Leaf, body: Body) -> None:
+    rows = [
+        {
+            "project": body["project"],
+            "name": name,
+            "plan": body["plan"],
+            "asked": digest.canonical(
+                {
+                    "params": params,
+                    "inputs": body["inputs"],
+                    "resume_from": body["resume_from"],
+                }
+            ).decode(),
+            "seq": leaf.seq,
+        }
+        for name, params in sorted(body["runs"].items())
+    ]
+    _insert(tx, tables.planned, rows)
+
+
+def _run_withdraw(tx: Transaction, _leaf: Leaf, body: Body) -> None:
+    _no_longer_planned(tx, body["project"], body["name"])
+
+
+def _no_longer_planned(tx: Transaction, project: str, name: str) -> None:
+    table = tables.planned
+    tx.conn.execute(sa.delete(table).where(table.c.project == project, table.c.name == name))
 
 
 def _log_create(tx: Transaction, leaf: Leaf, body: Body) -> None:
@@ -392,6 +422,8 @@ _HANDLERS: Mapping[str, Callable[[Transaction, Leaf, Body], None]] = {
     "policy_set": _policy_set,
     "run_finish": _run_finish,
     "run_resume": _run_resume,
+    "run_plan": _run_plan,
+    "run_withdraw": _run_withdraw,
     "verdict": _verdict,
     "request": _request,
     "approval": _approval,

@@ -133,6 +133,16 @@ run = Table(
     Index("ix_run_project_name", "project", "name"),
 )
 
+planned = Table(
+    "planned",
+    metadata,
+    Column("project", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("plan", Text, nullable=False),
+    Column("asked", Text, nullable=False, comment="params, inputs, resume_from; JSON"),
+    Column("seq", BigInteger, nullable=False),
+)
+
 # Bytes: where chunks are, and who may still need them.
 
 pack = Table(

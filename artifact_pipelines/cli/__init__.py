@@ -14,6 +14,7 @@ from artifact_pipelines.cli import (
     keeping,
     serving,
     starting,
+    sweeping,
     training,
 )
 from artifact_pipelines.cli.opening import settings
@@ -112,6 +113,8 @@ def demo(
 
 app.command()(auditing.doctor)
 app.command()(starting.init)
+training.runs.command("start")(sweeping.start_runs)
+training.runs.command("withdraw")(sweeping.withdraw_run)
 app.add_typer(training.runs, name="run")
 app.add_typer(training.checkpoints, name="checkpoint")
 app.add_typer(serving.models, name="model")

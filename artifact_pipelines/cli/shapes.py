@@ -15,6 +15,8 @@ if TYPE_CHECKING:
         RunView,
         Verification,
     )
+    from artifact_pipelines.registry.sweeping import PlannedRun
+
 
 Shape = dict[str, Any]
 
@@ -79,6 +81,18 @@ def run(view: "RunView") -> Shape:
         "last_step": None if last is None else last.step,
         "metrics": {} if last is None else last.metrics,
         "params": dict(view.artifact.record.params),
+    }
+
+
+def planned(run: "PlannedRun") -> Shape:
+    """Return a planned run in one row."""
+    return {
+        "reference": f"{run.project}/{run.name}",
+        "project": run.project,
+        "name": run.name,
+        "plan": run.plan,
+        "params": dict(run.params),
+        "leaf": run.seq,
     }
 
 

@@ -23,11 +23,12 @@ from artifact_pipelines.cli.output import (
 from artifact_pipelines.errors import ConflictError, SourceError, UnknownArtifactError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from artifact_pipelines.domain.record import Input
     from artifact_pipelines.registry import Registry
     from artifact_pipelines.registry.reading import Artifact, LineageEdge
+    from artifact_pipelines.registry.sweeping import PlannedRun
 
 runs = typer.Typer(help="Training runs.", no_args_is_help=True)
 checkpoints = typer.Typer(help="What training runs saved.", no_args_is_help=True)
@@ -49,11 +50,21 @@ def list_runs(project: Project = None, *, as_json: Json = False) -> None:
     with listing() as registry:
         names = projects(registry, project)
         found = [] if registry is None else [run for name in names for run in registry.runs(name)]
+        planned = [] if registry is None else registry.planned(names)
     if as_json:
-        show_json({"runs": [shapes.run(view) for view in found]})
+        show_json(
+            {
+                "runs": [shapes.run(view) for view in found],
+                "planned": [shapes.planned(run) for run in planned],
+            }
+        )
         return
-    if not found:
+    if not found and not planned:
         _say_empty("runs")
+        return
+    if planned:
+        show_planned(planned)
+    if not found:
         return
     show_table(
         "Training runs",
@@ -314,6 +325,22 @@ def show_lineage(
         [
             (edge.depth, far.reference, _role(edge), near.reference, far.state)
             for edge, far, near in _once(edges, down=down)
+        ],
+    )
+
+
+def show_planned(planned: "Sequence[PlannedRun]") -> None:
+    """Print planned runs as a table."""
+    show_table(
+        "Planned runs",
+        ("=run", "parameters", "=plan"),
+        [
+            (
+                f"{run.project}/{run.name}",
+                ", ".join(f"{name} {value}" for name, value in run.params.items()),
+                run.plan,
+            )
+            for run in planned
         ],
     )
 

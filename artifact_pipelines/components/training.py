@@ -197,7 +197,10 @@ def _resumed(view: RunView) -> str:
 def _ended(opened: Registry, project: str, name: str, said: str | None) -> RunView | None:
     """Return the run after its process, closed where the process could not close it."""
     view = _view(opened, project, name)
-    if view is not None and view.state == "running" and said is not None:
+    if view is None or view.state != "running" or said is None:
+        return view
+    # A process that was refused, because another one trains, has ended nothing.
+    if not opened.in_training(view.artifact):
         opened.finish_run(view.artifact, "failed", said)
         view = opened.run(project, name)
     return view

@@ -21,10 +21,12 @@ from artifact_pipelines.domain.record import Kind
 from artifact_pipelines.errors import ArtifactError
 from artifact_pipelines.registry import Registry
 from artifact_pipelines.registry.auditing import Event
+from artifact_pipelines.registry.sweeping import PlannedRun
 from artifact_pipelines.resources import RegistryResource
 
 BATCH = 500  # leaves that one tick reads
 AT_ONCE = 50  # pieces of work that one tick looks at; a tick has a minute
+PLANNED = 20  # planned runs that wait in Dagster's queue at a time; the rest wait here
 ATTEMPTS = 3  # Dagster runs for one piece of work, before a person has to look
 
 _RUN_KEY = "dagster/run_key"
@@ -90,7 +92,7 @@ def event_sensor(name: str, policies: Mapping[str, Policy], seconds: int) -> dg.
     keys = [
         [project, asset]
         for project, policy in policies.items()
-        for asset in (TRAINING[-1], *automatic_stages(policy))
+        for asset in (*TRAINING, *automatic_stages(policy))
     ]
 
     @dg.sensor(
@@ -99,8 +101,9 @@ def event_sensor(name: str, policies: Mapping[str, Policy], seconds: int) -> dg.
         minimum_interval_seconds=seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
-            "Follows the registry: shows runs that trained elsewhere, has finished runs judged, "
-            "and sends models that pass every gate to the stages that take them by themselves."
+            "Follows the registry: begins planned runs, shows those that trained elsewhere, has "
+            "finished runs judged, and sends models that pass every gate to the stages that take "
+            "them by themselves."
         ),
     )
     def events(
@@ -137,13 +140,18 @@ def tick(
         # Dagster keeps a cursor only when it has done what came with it.
         registry.mark_reported(storage, topic, before.frontier)
     found = registry.events(after=before.seq, limit=BATCH)
-    if not found and not before.open:
+    planned = registry.planned(policies, PLANNED)
+    if not found and not before.open and not planned:
         return dg.SkipReason(f"Nothing has happened since leaf {before.seq}.")
     mine = [event for event in found if event.project in policies]
     asked = _Asked(Mirror(registry, instance), policies, storage)
-    asked.add_partitions(mine)
+    asked.add_partitions(mine, planned)
     work = sorted({*before.open, *(one for event in mine for one in _called_for(registry, event))})
     still_open = (*(one for one in work[:AT_ONCE] if asked.take(one)), *work[AT_ONCE:])
+    for run in planned:
+        asked.begin(run)
+    if planned and not asked.notes:
+        asked.notes.append(f"{len(planned)} planned runs are on their way")
     after = Cursor(found[-1].seq if found else before.seq, still_open)
     for said in asked.notes:
         note(said)
@@ -198,9 +206,11 @@ class _Asked:
         self.notes: list[str] = []
         self._done: set[tuple[str, str, str]] = set()
 
-    def add_partitions(self, events: Iterable[Event]) -> None:
+    def add_partitions(self, events: Iterable[Event], planned: Iterable[PlannedRun]) -> None:
         """Ask for a partition of each new training run."""
         fresh: dict[str, list[str]] = {}
+        for run in planned:
+            fresh.setdefault(run.project, []).append(run.name)
         for event in events:
             body = event.body or {}
             if event.action == "publish" and body.get("kind") == Kind.TRAINING_RUN:
@@ -211,6 +221,24 @@ class _Asked:
             missing = [name for name in dict.fromkeys(names) if name not in known]
             if missing:
                 self.partitions.append(partitions.build_add_request(missing))
+
+    def begin(self, run: PlannedRun) -> None:
+        """Ask for a planned run to be trained; the catalog forgets the plan when it begins."""
+        try:
+            if self.mirror.busy(run.project, run.name) is not None:
+                return
+            config = {"params": run.params, "inputs": run.inputs, "resume_from": run.resume_from}
+            open_ = self._request(
+                f"plan/{run.project}/{run.name}/{run.seq}",
+                [dg.AssetKey([run.project, asset]) for asset in TRAINING],
+                kind="training",
+                partition_key=run.name,
+                run_config={"ops": {op_name(run.project, "train"): {"config": config}}},
+            )
+            if not open_:
+                self.registry.withdraw_run(run.project, run.name, self.notes[-1])
+        except (ArtifactError, OSError) as error:
+            self.notes.append(f"{run.project}: {error}")
 
     def take(self, work: Work) -> bool:
         """Take up a piece of work, and return whether it stays open."""
@@ -252,7 +280,7 @@ class _Asked:
             return False
         key = dg.AssetKey([work.project, TRAINING[-1]])
         subject = f"{view.artifact.id}/{policy.digest}"
-        return self._request(subject, key, partition_key=work.subject)
+        return self._request(subject, [key], partition_key=work.subject)
 
     def _model(self, work: Work) -> bool:
         policy = self._policy(work.project)
@@ -270,7 +298,7 @@ class _Asked:
             key = dg.AssetKey([work.project, stage])
             subject = f"{model.id}/{policy.digest}/{stage}"
             config = {"ops": {op_name(work.project, stage): {"config": {"model": model.reference}}}}
-            still_open |= self._request(subject, key, run_config=config)
+            still_open |= self._request(subject, [key], run_config=config)
         return still_open
 
     def _dataset(self, work: Work) -> bool:
@@ -297,12 +325,16 @@ class _Asked:
             self.notes.append(f"{work.project}/{work.subject} waits for the Dagster run {run[:8]}")
         return run is not None
 
-    def _request(self, subject: str, asset: dg.AssetKey, **asked: Any) -> bool:
-        """Ask for an asset to be materialized, and return whether its work stays open.
+    def _request(
+        self, subject: str, assets: list[dg.AssetKey], kind: str = "control", **asked: Any
+    ) -> bool:
+        """Ask for assets to be materialized, and return whether their work stays open.
 
         Dagster never repeats a run key, whatever became of its run, so the catalog counts.
         """
-        counted, what = f"{self.storage}/{subject}", asset.to_user_string()
+        counted, what = f"{self.storage}/{subject}", assets[0].to_user_string()
+        if asked.get("partition_key"):
+            what += f" for {asked['partition_key']}"
         attempt = self.registry.attempts(counted)
         ended = self._ended(f"{subject}/{attempt}")
         if ended is dg.DagsterRunStatus.CANCELED:
@@ -316,8 +348,8 @@ class _Asked:
         key = f"{subject}/{attempt}"
         self.requests[key] = dg.RunRequest(
             run_key=key,
-            asset_selection=[asset],
-            tags=run_tags(asset.path[0], "control"),
+            asset_selection=assets,
+            tags=run_tags(assets[0].path[0], kind),
             **asked,
         )
         return True

@@ -10,6 +10,8 @@ is sealed JSON: its fields and a salt, cited by the SHA-256 of its bytes. The bo
                   object_sha256, annex
     run_finish    project, name, outcome, reason, annex
     run_resume    project, name
+    run_plan      project, plan, runs {name: params}, inputs, resume_from
+    run_withdraw  project, name, reason
     verdict       statement {type: verdict, origin, project, artifact, gate, passed, policy,
                   baseline, evaluation, gate_code, reasons, values, evidence}
     request       project, stage, artifact, policy, pointer, author, reason

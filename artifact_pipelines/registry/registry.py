@@ -6,9 +6,10 @@ from pathlib import Path
 from artifact_pipelines.registry.auditing import Auditing
 from artifact_pipelines.registry.evaluating import Evaluating
 from artifact_pipelines.registry.opened import parts
+from artifact_pipelines.registry.sweeping import Sweeping
 
 
-class Registry(Evaluating, Auditing):
+class Registry(Evaluating, Auditing, Sweeping):
     """Everything that can be done with artifacts; every interface calls this."""
 
 

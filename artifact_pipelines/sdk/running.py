@@ -366,7 +366,8 @@ def start_run(
         reuse: Whether to yield a complete run too, with `Run.complete` true.
 
     Raises:
-        ConflictError: The run is complete, or was begun with other parameters or inputs.
+        ConflictError: The run is complete, was begun with other parameters or inputs, or is
+            being trained by another process.
         TrainerError: The block saved no checkpoint.
     """
     request = Request(project, name, params or {}, inputs, resume_from, seeds or {})
@@ -423,6 +424,7 @@ def running(
             facts=facts,
             annex={**surroundings(), "repository": code.origin, **(annex or {})},
         )
+        stack.enter_context(registry.sole_trainer(artifact))
         workdir = stack.enter_context(
             tempfile.TemporaryDirectory(prefix="artifact-pipelines-", ignore_cleanup_errors=True)
         )

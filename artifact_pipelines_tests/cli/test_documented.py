@@ -21,6 +21,7 @@ DETAILS = ARTIFACT | {
 COMMANDS = {
     "run list": [],
     "run show": ["digits/a"],
+    "run start": ["digits", "--set", "lr=0.1,0.01", "--name", "b"],
     "checkpoint list": [],
     "checkpoint show": ["digits/a@2"],
     "checkpoint verify": ["digits/a@2"],

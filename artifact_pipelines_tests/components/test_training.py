@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from artifact_pipelines.domain.record import Input
 from artifact_pipelines_tests.world import PROJECT, World
 
 
@@ -166,3 +167,19 @@ def test_a_training_carries_the_tags_that_limit_it(world: World) -> None:
     assert job.tags["artifact_pipelines/kind"] == "training"
     assert job.tags["artifact_pipelines/project"] == PROJECT
     assert definitions.resolve_assets_def(dg.AssetKey([PROJECT, "checkpoints"])).op.pool == "gpu"
+
+
+def test_a_run_that_another_process_trains_is_left_to_it(world: World) -> None:
+    world.materialize("datasets")
+    with world.registry() as registry:
+        rows = registry.find(f"{PROJECT}/rows@latest")
+        inputs = [Input("dataset:rows", rows.id)]
+        begun = registry.start_run(PROJECT, "run-1", params={"epochs": 3}, inputs=inputs)
+        with registry.sole_trainer(begun):
+            outcome = world.materialize("train", "run-1")
+            state = registry.run(PROJECT, "run-1").state
+    again = world.materialize("train", "run-1")
+
+    assert "churn/run-1 is being trained by another process; wait until it ends" in outcome.failure
+    assert state == "running"
+    assert again.success, again.failure

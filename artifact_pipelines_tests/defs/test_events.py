@@ -199,7 +199,7 @@ def test_a_failed_gate_run_is_asked_for_again_but_not_for_ever(daemon: Daemon) -
 
     assert [key.rpartition("/")[2] for key in daemon.launched] == ["1", "2", "3"]
     assert (Cursor.decode(daemon.cursor) or Cursor(0)).open == ()
-    assert "churn/candidate has failed 3 times, so a person has to look" in reason
+    assert "churn/candidate for elsewhere has failed 3 times, so a person has to look" in reason
 
 
 def test_a_gate_run_that_failed_once_is_made_good(daemon: Daemon) -> None:
@@ -386,3 +386,72 @@ def test_a_cursor_is_read_as_it_was_written(cursor: Cursor) -> None:
 @pytest.mark.parametrize("text", [None, "", "12", "[1]", '{"seq": 1}'])
 def test_a_cursor_that_cannot_be_read_is_none(text: str | None) -> None:
     assert Cursor.decode(text) is None
+
+
+def test_planned_runs_are_trained_and_the_best_of_each_arrives(daemon: Daemon) -> None:
+    daemon.world.materialize("datasets")
+    with daemon.world.registry() as registry:
+        registry.plan_runs(PROJECT, "sweep", {f"sweep-{n}": {"epochs": n} for n in (2, 3)})
+    daemon.until_idle()
+
+    with daemon.world.registry() as registry:
+        runs = {view.artifact.name: view for view in registry.runs(PROJECT)}
+        assert registry.planned([PROJECT]) == []
+    assert {name: len(view.checkpoints) for name, view in runs.items()} == {
+        "sweep-2": 2,
+        "sweep-3": 3,
+    }
+    assert sorted(daemon.world.instance.get_dynamic_partitions("churn_runs")) == sorted(runs)
+    assert len([key for key in daemon.launched if key.startswith("plan/")]) == 2
+    assert stages(daemon.world) == {"staging": "churn/v2"}
+
+
+def test_a_long_sweep_waits_here_and_keeps_no_other_work_waiting(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "PLANNED", 2)
+    daemon.world.materialize("datasets")
+    with daemon.world.registry() as registry:
+        registry.plan_runs(PROJECT, "sweep", {f"sweep-{n}": {} for n in range(5)})
+    outside(daemon.world, "elsewhere")
+    asked = daemon.ask()
+
+    assert isinstance(asked, dg.SensorResult)
+    assert [str(request.partition_key) for request in asked.run_requests or ()] == [
+        "elsewhere",
+        "sweep-0",
+        "sweep-1",
+    ]
+
+
+def test_a_planned_run_that_cannot_begin_is_withdrawn_with_the_reason(daemon: Daemon) -> None:
+    daemon.world.materialize("datasets")
+    with daemon.world.registry() as registry:
+        registry.plan_runs(PROJECT, "sweep", {"sweep-1": {}})
+    for _ in range(events.ATTEMPTS + 1):
+        daemon.tick(fail=True)
+    with daemon.world.registry() as registry:
+        (leaf,) = registry.ledger(action="run_withdraw")
+        left = registry.planned([PROJECT])
+    daemon.tick()
+
+    assert left == []
+    assert len(daemon.launched) == events.ATTEMPTS
+    assert "churn/training_run for sweep-1 has failed 3 times" in str((leaf.body or {})["reason"])
+    assert isinstance(daemon.ask(), dg.SkipReason)
+
+
+def test_planned_runs_survive_a_lost_cursor_and_deleted_runs(daemon: Daemon) -> None:
+    daemon.world.materialize("datasets")
+    with daemon.world.registry() as registry:
+        registry.plan_runs(PROJECT, "sweep", {"sweep-1": {}})
+    daemon.tick(die=True)
+    for run in daemon.world.instance.get_runs():
+        daemon.world.instance.delete_run(run.run_id)
+    daemon.cursor = None
+    daemon.until_idle()
+
+    with daemon.world.registry() as registry:
+        assert len(registry.checkpoints(PROJECT, "sweep-1")) == 3
+        assert len(registry.runs(PROJECT)) == 1
+    assert stages(daemon.world) == {"staging": "churn/v1"}

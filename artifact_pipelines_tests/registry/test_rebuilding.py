@@ -20,6 +20,11 @@ def history(registry: Registry) -> None:
     building.promoted(registry, "run-1")
     building.promoted(registry, "run-2", seed=2)
     registry.rollback(PROJECT, "production")
+    registry.plan_runs(
+        PROJECT, "sweep", {name: {"lr": 0.1} for name in ("run-3", "run-4", "run-5")}
+    )
+    building.run(registry, "run-3", seed=3)
+    registry.withdraw_run(PROJECT, "run-4", "one is enough")
     registry.place_hold("digits/run-1@0", "lawsuit", "asked for")
     plan = registry.plan_retention(PROJECT)
     registry.approve_plan(plan.id)

@@ -291,6 +291,15 @@ def upgrade() -> None:
     )
     op.create_index("ix_run_project_name", "run", ["project", "name"], unique=False)
     op.create_table(
+        "planned",
+        sa.Column("project", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("plan", sa.Text(), nullable=False),
+        sa.Column("asked", sa.Text(), nullable=False, comment="params, inputs, resume_from; JSON"),
+        sa.Column("seq", _BIG, nullable=False),
+        sa.PrimaryKeyConstraint("project", "name", name="pk_planned"),
+    )
+    op.create_table(
         "session",
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("lease_until", sa.Double(), nullable=False),

@@ -1,0 +1,185 @@
+"""Training runs that are still to be begun, and that each is trained by one process at a time."""
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from artifact_pipelines.catalog import ledger, tables
+from artifact_pipelines.catalog.catalog import Transaction
+from artifact_pipelines.catalog.exclusive import exclusively
+from artifact_pipelines.domain import digest, naming
+from artifact_pipelines.errors import ConfigurationError, ConflictError, UnknownArtifactError
+from artifact_pipelines.registry.publishing import Publishing
+from artifact_pipelines.registry.reading import Artifact
+
+MOST_RUNS = 1_000
+"""The runs that one plan may hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRun:
+    """A training run that was asked for and has not begun.
+
+    Attributes:
+        project: The project.
+        name: The run's name.
+        plan: The name of the plan that it is part of.
+        params: The parameters that replace those of the project, one by one.
+        inputs: Dataset versions by dataset; the newest of each where it is left out.
+        resume_from: The checkpoint of another run to go on from, or nothing.
+        seq: The leaf that planned it.
+    """
+
+    project: str
+    name: str
+    plan: str
+    params: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    resume_from: str
+    seq: int
+
+
+class Sweeping(Publishing):
+    """The registry, as far as runs are planned."""
+
+    def plan_runs(
+        self,
+        project: str,
+        plan: str,
+        runs: Mapping[str, Mapping[str, Any]],
+        *,
+        inputs: Mapping[str, str] | None = None,
+        resume_from: str | None = None,
+    ) -> list[PlannedRun]:
+        """Return runs that Dagster's event sensor will begin, planned all or none.
+
+        Args:
+            project: The project.
+            plan: A name for all of them.
+            runs: By name, the parameters that replace those of the project.
+            inputs: References of dataset versions by dataset, such as `digits/images@1`.
+            resume_from: The checkpoint that all go on from.
+
+        Raises:
+            ConflictError: A name is taken by a run, a planned run or a dataset.
+        """
+        naming.check_run(plan)
+        if project not in self.projects():
+            raise UnknownArtifactError(
+                f"there is no project {project!r}; there is {', '.join(self.projects()) or 'none'}."
+            )
+        if not 0 < len(runs) <= MOST_RUNS:
+            raise ConfigurationError(f"a plan holds 1 to {MOST_RUNS} runs, not {len(runs)}.")
+        for name in runs:
+            naming.check_run(name)
+        body = {
+            "project": project,
+            "plan": plan,
+            "runs": {name: dict(params) for name, params in runs.items()},
+            # What a reference names today is what is meant.
+            "inputs": {name: self.find(reference).id for name, reference in (inputs or {}).items()},
+            "resume_from": self.find(resume_from).id if resume_from else None,
+        }
+        digest.canonical(body)
+
+        def change(tx: Transaction) -> None:
+            ledger.lock(tx)
+            _check_free(tx, project, list(runs))
+            ledger.append(
+                tx, action="run_plan", subject=f"{project}/{plan}", body=body, actor=self.actor
+            )
+
+        self.catalog.write(change)
+        self.export_leaves()
+        return [run for run in self.planned([project]) if run.name in runs]
+
+    def planned(self, projects: Collection[str], limit: int | None = None) -> list[PlannedRun]:
+        """Return the runs of some projects that have not begun, in the order of their plans."""
+        table = tables.planned
+        statement = (
+            sa.select(table)
+            .where(table.c.project.in_(sorted(projects)))
+            .order_by(table.c.seq, table.c.name)
+            .limit(limit)
+        )
+        rows = self.catalog.read(lambda conn: list(conn.execute(statement)))
+        return [_planned_run(row) for row in rows]
+
+    def withdraw_run(self, project: str, name: str, reason: str) -> None:
+        """Take back a planned run.
+
+        Raises:
+            UnknownArtifactError: No run of this name is planned.
+        """
+
+        def change(tx: Transaction) -> None:
+            ledger.lock(tx)
+            table = tables.planned
+            there = sa.select(table.c.name).where(table.c.project == project, table.c.name == name)
+            if tx.conn.execute(there).first() is None:
+                raise UnknownArtifactError(
+                    f"no run {project}/{name} is planned; one that has begun is not taken back."
+                )
+            ledger.append(
+                tx,
+                action="run_withdraw",
+                subject=f"{project}/{name}",
+                body={"project": project, "name": name, "reason": reason},
+                actor=self.actor,
+            )
+
+        self.catalog.write(change)
+        self.export_leaves()
+
+    @contextmanager
+    def sole_trainer(self, run: Artifact) -> Iterator[None]:
+        """Keep every other process from training a run.
+
+        Raises:
+            ConflictError: Another process is training it.
+        """
+        with exclusively(self.catalog, f"train {run.id}") as mine:
+            if not mine:
+                raise ConflictError(
+                    f"the run {run.reference} is being trained by another process; wait until it "
+                    "ends, or choose another name."
+                )
+            yield
+
+    def in_training(self, run: Artifact) -> bool:
+        """Return whether a process is training a run now."""
+        with exclusively(self.catalog, f"train {run.id}") as mine:
+            return not mine
+
+
+def _check_free(tx: Transaction, project: str, names: list[str]) -> None:
+    artifact, planned = tables.artifact, tables.planned
+    taken = [
+        sa.select(artifact.c.name).where(
+            artifact.c.project == project, artifact.c.kind.in_(["training_run", "dataset"])
+        ),
+        sa.select(planned.c.name).where(planned.c.project == project),
+    ]
+    known = {name for statement in taken for name in tx.conn.execute(statement).scalars()}
+    for name in names:
+        if name in known:
+            raise ConflictError(
+                f"the name {project}/{name} is taken by a run, a planned run or a dataset; a run "
+                "name trains once, so choose another."
+            )
+
+
+def _planned_run(row: sa.Row[Any]) -> PlannedRun:
+    asked = digest.parse(row.asked.encode())
+    return PlannedRun(
+        project=row.project,
+        name=row.name,
+        plan=row.plan,
+        params=asked["params"],
+        inputs=asked["inputs"],
+        resume_from=asked["resume_from"] or "",
+        seq=row.seq,
+    )
