@@ -13,11 +13,12 @@ from artifact_pipelines.components.model_pipeline import ModelPipeline
 from artifact_pipelines.defs.location import carried
 
 
-def load_project(file: str) -> dg.Definitions:
+def load_project(file: str, beside: dg.Definitions | None = None) -> dg.Definitions:
     """Return the definitions of everything under `defs/` beside a `definitions.py`.
 
     Args:
         file: The `__file__` of that `definitions.py`.
+        beside: What the code location holds already; its executor and resources stay.
 
     Raises:
         ConfigurationError: A project's YAML is wrong; the sentence names the file, the field
@@ -30,7 +31,8 @@ def load_project(file: str) -> dg.Definitions:
     try:
         with _uncollected():
             loaded = dg.load_from_defs_folder(path_within_project=folder)
-            return with_registry(loaded, folder.name)
+            whole = loaded if beside is None else dg.Definitions.merge(beside, loaded)
+            return with_registry(whole, folder.name)
     except Exception as error:
         clear = explained(error, ModelPipeline.model_fields)
         if clear is None:

@@ -24,7 +24,7 @@ def test_lists_of_an_empty_home_are_empty_and_make_nothing(
 ) -> None:
     said = command(noun, "list", "--json")
 
-    planned = {"planned": []} if noun == "run" else {}
+    planned: dict[str, list[object]] = {"planned": []} if noun == "run" else {}
     assert (said.code, said.json()) == (0, {f"{noun}s": [], **planned})
     assert not home.exists()
 

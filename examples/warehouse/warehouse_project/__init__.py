@@ -1,0 +1,1 @@
+"""A Dagster repository with assets of its own, which gained models."""
