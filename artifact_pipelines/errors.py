@@ -118,6 +118,14 @@ class SessionLostError(ArtifactError):
     """A writer whose lease ran out before it published."""
 
 
+class MoveAbandonedError(ArtifactError):
+    """A move of chunks that others got in the way of; nothing has changed."""
+
+    def __init__(self, why: str) -> None:
+        """Say what got in the way."""
+        super().__init__(f"the move was abandoned: {why}; try again.")
+
+
 class CatalogError(ArtifactError):
     """A catalog that cannot be opened, written or trusted."""
 
@@ -159,6 +167,10 @@ class RefusedError(ArtifactError):
 
 class PromotionRefusedError(RefusedError):
     """A pointer move that the rules refuse."""
+
+
+class HeldError(RefusedError):
+    """Bytes that may not go, because something relies on them."""
 
 
 class PlanRefusedError(RefusedError):

@@ -53,6 +53,36 @@ def run(registry: Registry, name: str, steps: int = 3, seed: int = 0) -> list[Ar
     return made
 
 
+def trained(
+    registry: Registry,
+    name: str = "run-1",
+    steps: int = 3,
+    *,
+    frozen: bool = False,
+    finish: bool = True,
+) -> list[Artifact]:
+    """Return checkpoints that differ a little from step to step, as training makes them."""
+    run = registry.start_run(PROJECT, name)
+    rng = np.random.default_rng(len(name))
+    weight = (rng.standard_normal((64, 64)) * 0.02).astype("f4")
+    fixed = rng.standard_normal((64, 64)).astype("f4")
+    made = []
+    for step in range(1, steps + 1):
+        weight = weight + rng.standard_normal((64, 64)).astype("f4") * np.float32(1e-5)
+        model = {"weight": weight}
+        files: dict[str, Path | bytes] = {
+            "model.safetensors": save(model),
+            "optimizer.safetensors": save({"m": weight * 2, "v": weight * weight}),
+            "state.json": b'{"step": %d}' % step,
+        }
+        if frozen:
+            files["frozen.safetensors"] = save({"fixed": fixed})
+        made.append(registry.publish_checkpoint(run, files, step=step))
+    if finish:
+        registry.finish_run(run, "finished")
+    return made
+
+
 def judge(
     registry: Registry, model: Artifact, *, passed: bool = True, key: str = "service"
 ) -> None:

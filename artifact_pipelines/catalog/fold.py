@@ -63,6 +63,7 @@ def _publish(tx: Transaction, leaf: Leaf, body: Body, publication: Publication |
             published=leaf.time,
             state="live",
             recalled=False,
+            tier="hot",
         )
     )
     _insert(
@@ -363,6 +364,34 @@ def _forget(tx: Transaction, leaf: Leaf, body: Body) -> None:
     )
 
 
+def _archive(tx: Transaction, leaf: Leaf, _body: Body) -> None:
+    _place(tx, leaf, "cold", "present", "archived")
+
+
+def _restore(tx: Transaction, leaf: Leaf, _body: Body) -> None:
+    _place(tx, leaf, "hot", "archived", "present")
+
+
+def _place(tx: Transaction, leaf: Leaf, tier: str, before: str, after: str) -> None:
+    artifact, file = tables.artifact, tables.artifact_file
+    tx.conn.execute(sa.update(artifact).where(artifact.c.id == leaf.subject).values(tier=tier))
+    tx.conn.execute(
+        sa.update(file)
+        .where(file.c.artifact == leaf.subject, file.c.state == before)
+        .values(state=after)
+    )
+
+
+def _slim(tx: Transaction, leaf: Leaf, body: Body) -> None:
+    file = tables.artifact_file
+    for path in body["files"]:
+        tx.conn.execute(
+            sa.update(file)
+            .where(file.c.artifact == leaf.subject, file.c.path == path)
+            .values(state="removed")
+        )
+
+
 def _tag(tx: Transaction, leaf: Leaf, body: Body) -> None:
     label = tables.label
     tx.conn.execute(
@@ -436,6 +465,9 @@ _HANDLERS: Mapping[str, Callable[[Transaction, Leaf, Body], None]] = {
     "plan_approve": _plan_approve,
     "plan_applied": _plan_applied,
     "forget": _forget,
+    "archive": _archive,
+    "restore": _restore,
+    "slim": _slim,
     "prune": _nothing,
     "alarm": _nothing,
     "tag": _tag,

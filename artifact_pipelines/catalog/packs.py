@@ -82,7 +82,7 @@ def renew(tx: Transaction, session: str, lease: float) -> None:
     Raises:
         SessionLostError: The session has expired and been removed.
     """
-    _lock_session(tx, session)
+    lock_session(tx, session)
     tx.conn.execute(
         sa.update(tables.session)
         .where(tables.session.c.id == session)
@@ -98,7 +98,7 @@ def end(tx: Transaction, session: str) -> None:
 
 def open_pack(tx: Transaction, session: str, pack: str) -> None:
     """Enter a pack that a session is about to write."""
-    _lock_session(tx, session)
+    lock_session(tx, session)
     tx.conn.execute(
         sa.insert(tables.pack).values(id=pack, state="writing", session=session, version=0, size=0)
     )
@@ -107,18 +107,22 @@ def open_pack(tx: Transaction, session: str, pack: str) -> None:
 def claim(tx: Transaction, session: str, keys: Sequence[str]) -> dict[str, sa.Row[Any]]:
     """Return where the known ones among some chunks are, safe from prune for this session.
 
-    A chunk in a pack that is being deleted counts as absent.
+    A chunk in a pack that is being deleted counts as absent, and so does one that differs from
+    a chunk in such a pack.
     """
-    _lock_session(tx, session)
-    rows = _chunk_rows(tx.conn, keys)
-    packs = _lock_packs(tx, {row.pack for row in rows.values()})
+    lock_session(tx, session)
+    packs = lock(tx, _packs_behind(tx.conn, _chunk_rows(tx.conn, keys)))
+    safe = {name for name, row in packs.items() if row.state in {"live", "condemned"}}
     # A move may have repointed a chunk between the look and the lock.
+    rows = _chunk_rows(tx.conn, keys)
+    bases = _bases(tx.conn, rows)
     rows = {
         key: row
-        for key, row in _chunk_rows(tx.conn, keys).items()
-        if row.pack in packs and packs[row.pack].state in {"live", "condemned"}
+        for key, row in rows.items()
+        if row.pack in safe
+        and (row.base is None or (row.base in bases and bases[row.base].pack in safe))
     }
-    wanted = sorted({row.pack for row in rows.values()})
+    wanted = sorted(_packs_behind(tx.conn, rows))
     _revive(tx, wanted)
     _insert_ignore(tx, tables.claim, [{"session": session, "pack": pack} for pack in wanted])
     return rows
@@ -145,31 +149,25 @@ def seal(
     Raises:
         SessionLostError: The session was fenced off.
     """
-    _lock_session(tx, session)
+    lock_session(tx, session)
     needed = sorted(set(keys))
-    held = {row.pack for row in _chunk_rows(tx.conn, needed).values()} | set(sealed)
-    packs = _lock_packs(tx, held)
+    packs = lock(tx, _packs_behind(tx.conn, _chunk_rows(tx.conn, needed)) | set(sealed))
     for pack in sealed:
         row = packs.get(pack)
         if row is None or row.state != "writing" or row.session != session:
             raise SessionLostError(f"pack {pack} no longer belongs to session {session}.")
     map_chunks(tx, placed)
-    for pack, size in sorted(sealed.items()):
-        tx.conn.execute(
-            sa.update(tables.pack)
-            .where(tables.pack.c.id == pack)
-            .values(state="live", session=None, size=size, version=tables.pack.c.version + 1)
-        )
+    make_live(tx, sealed)
     found = _chunk_rows(tx.conn, needed)
-    bases = _chunk_rows(tx.conn, [row.base for row in found.values() if row.base])
-    used = {row.pack for row in (*found.values(), *bases.values())}
+    based = {row.base for row in found.values() if row.base is not None}
+    used = _packs_behind(tx.conn, found)
     late = used - set(packs)
     if late:
         # Another session mapped one of our chunks after our look; its pack is locked late,
         # which can only deadlock, and a deadlock runs the whole change again.
-        packs |= _lock_packs(tx, late)
+        packs |= lock(tx, late)
     dead = [pack for pack in used if pack not in packs or packs[pack].state == "deleting"]
-    if dead or len(found) < len(needed):
+    if dead or len(found) < len(needed) or len(_chunk_rows(tx.conn, based)) < len(based):
         raise SessionLostError(f"session {session} lost chunks that it relied on; publish again.")
     _revive(tx, sorted(used - set(sealed)))
     return sorted(used)
@@ -194,6 +192,16 @@ def map_chunks(tx: Transaction, placed: Sequence[tuple[str, Placed]]) -> None:
             for key, place in sorted(placed, key=lambda item: item[0])
         ],
     )
+
+
+def make_live(tx: Transaction, sealed: Mapping[str, int]) -> None:
+    """Make a session's sealed packs live, with the sizes that they have."""
+    for pack, size in sorted(sealed.items()):
+        tx.conn.execute(
+            sa.update(tables.pack)
+            .where(tables.pack.c.id == pack)
+            .values(state="live", session=None, size=size, version=tables.pack.c.version + 1)
+        )
 
 
 def attach(tx: Transaction, artifact: str, used: Iterable[str]) -> None:
@@ -246,16 +254,27 @@ def condemn(tx: Transaction, pack: str) -> bool:
     rows = tx.lock_rows(tables.pack, "id", [pack])
     if not rows or rows[0].state != "live" or not _is_unneeded(tx, pack):
         return False
-    tx.conn.execute(
-        sa.update(tables.pack)
-        .where(tables.pack.c.id == pack)
-        .values(state="condemned", condemned_at=tx.now(), version=tables.pack.c.version + 1)
-    )
+    _condemn(tx, pack)
+    return True
+
+
+def condemn_empty(tx: Transaction, pack: str) -> bool:
+    """Condemn a pack that a move has left without chunks, and return whether that was so.
+
+    Its lock is held by the move.
+    """
+    chunk, link = tables.chunk, tables.artifact_pack
+    if tx.conn.execute(sa.select(chunk.c.key).where(chunk.c.pack == pack)).first() is not None:
+        return False
+    tx.conn.execute(sa.delete(link).where(link.c.pack == pack))
+    _condemn(tx, pack)
     return True
 
 
 def doom(tx: Transaction, pack: str, grace: float) -> tuple[Doomed, int] | None:
     """Unmap a condemned pack whose grace is over and that nothing needs.
+
+    What differs from its chunks goes with them: whoever needed that would need this pack.
 
     Returns:
         The pack and the number of chunks it held, or None when it must stay.
@@ -265,7 +284,14 @@ def doom(tx: Transaction, pack: str, grace: float) -> tuple[Doomed, int] | None:
         return None
     if rows[0].condemned_at + grace > tx.now():
         return None
-    held = tx.conn.execute(sa.delete(tables.chunk).where(tables.chunk.c.pack == pack)).rowcount
+    chunk = tables.chunk
+    inside = sa.select(chunk.c.key).where(chunk.c.pack == pack)
+    leaning = sorted(
+        tx.conn.execute(sa.select(chunk.c.key).where(chunk.c.base.in_(inside))).scalars()
+    )
+    held = tx.conn.execute(sa.delete(chunk).where(chunk.c.pack == pack)).rowcount
+    for part in batches(leaning):
+        tx.conn.execute(sa.delete(chunk).where(chunk.c.key.in_(part)))
     tx.conn.execute(sa.delete(tables.artifact_pack).where(tables.artifact_pack.c.pack == pack))
     tx.conn.execute(
         sa.update(tables.pack)
@@ -294,6 +320,24 @@ def locate(conn: Connection, keys: Sequence[str]) -> dict[str, sa.Row[Any]]:
     return _chunk_rows(conn, keys)
 
 
+def _bases(conn: Connection, rows: Mapping[str, sa.Row[Any]]) -> dict[str, sa.Row[Any]]:
+    """Return the rows of the chunks that some chunks differ from."""
+    return _chunk_rows(conn, {row.base for row in rows.values() if row.base is not None})
+
+
+def _packs_behind(conn: Connection, rows: Mapping[str, sa.Row[Any]]) -> set[str]:
+    """Return the packs that chunks cannot be read without: their own and those of their bases."""
+    return {row.pack for row in (*rows.values(), *_bases(conn, rows).values())}
+
+
+def _condemn(tx: Transaction, pack: str) -> None:
+    tx.conn.execute(
+        sa.update(tables.pack)
+        .where(tables.pack.c.id == pack)
+        .values(state="condemned", condemned_at=tx.now(), version=tables.pack.c.version + 1)
+    )
+
+
 def _chunk_rows(conn: Connection, keys: Iterable[str]) -> dict[str, sa.Row[Any]]:
     table = tables.chunk
     found: dict[str, sa.Row[Any]] = {}
@@ -303,14 +347,20 @@ def _chunk_rows(conn: Connection, keys: Iterable[str]) -> dict[str, sa.Row[Any]]
     return found
 
 
-def _lock_session(tx: Transaction, session: str) -> None:
+def lock_session(tx: Transaction, session: str) -> None:
+    """Lock a session, which is gone once its lease was found to be over.
+
+    Raises:
+        SessionLostError: It is gone.
+    """
     if not tx.lock_rows(tables.session, "id", [session]):
         raise SessionLostError(
             f"session {session} has expired, so nothing of it was published; publish again."
         )
 
 
-def _lock_packs(tx: Transaction, packs: Iterable[str]) -> dict[str, Any]:
+def lock(tx: Transaction, packs: Iterable[str]) -> dict[str, Any]:
+    """Lock packs in the order of their ids, and return their rows."""
     return {row.id: row for row in tx.lock_rows(tables.pack, "id", list(packs))}
 
 

@@ -50,6 +50,7 @@ artifact = Table(
     Column("published", Text, nullable=False),
     Column("state", Text, nullable=False, comment="live, forgotten"),
     Column("recalled", Boolean, nullable=False),
+    Column("tier", Text, nullable=False, comment="hot, cold"),
     Index("ix_artifact_project_kind_name_step", "project", "kind", "name", "step"),
     Index("ix_artifact_seq", "seq", unique=True),
     Index("ix_artifact_content", "content"),

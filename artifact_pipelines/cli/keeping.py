@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from artifact_pipelines.registry.planning import Plan
 
 retention = typer.Typer(help="What may go: plan, approve, apply.", no_args_is_help=True)
+archive = typer.Typer(help="Move old artifacts to the cold tier.", no_args_is_help=True)
+restore = typer.Typer(help="Bring archived artifacts back.", no_args_is_help=True)
 prune = typer.Typer(help="Free the bytes that nothing needs.", no_args_is_help=True)
 storage = typer.Typer(help="How much is stored, and whether it is whole.", no_args_is_help=True)
 
@@ -36,6 +38,13 @@ Html = Annotated[
 
 _WORDS = {"forget": "go", "slim": "become slim", "archive": "are archived", "keep": "stay"}
 _ORDER = list(_WORDS)
+References = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="REFERENCE...", help="Checkpoints, or a run for all of its checkpoints."
+    ),
+]
+
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -98,6 +107,22 @@ def apply_plan(plan: PlanId, *, yes: Yes = False, as_json: Json = False) -> None
     for reference, why in applied.skipped.items():
         say(f"{reference} stays: {why}")
     note("Next: artifact-pipelines prune run")
+
+
+@archive.command("run")
+def run_archive(references: References, *, as_json: Json = False) -> None:
+    """Store checkpoints by what differs between them; they read as before, more slowly."""
+    with reading() as registry:
+        moved = registry.archive(references, _group_progress)
+    _show_moved(shapes.moved(moved), "archived", as_json=as_json)
+
+
+@restore.command("run")
+def run_restore(references: References, *, as_json: Json = False) -> None:
+    """Bring archived checkpoints back to the hot tier, each byte verified."""
+    with reading() as registry:
+        moved = registry.restore(references, _group_progress)
+    _show_moved(shapes.moved(moved), "restored", as_json=as_json)
 
 
 @prune.command("run")
@@ -174,6 +199,33 @@ def report_storage(*, as_json: Json = False) -> None:
     )
 
 
+@storage.command("compact")
+def compact_storage(
+    threshold: Annotated[
+        float,
+        typer.Option(
+            "--threshold",
+            min=0.0,
+            max=1.0,
+            help="Rewrite a pack of which less than this share is needed.",
+        ),
+    ] = 0.5,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Rewrite the packs that hold mostly what nobody needs; prune then frees the old ones."""
+    with reading() as registry:
+        done = registry.compact(threshold)
+    if as_json:
+        show_json({"packs": done.packs, "freed_bytes": done.freed, "skipped": dict(done.skipped)})
+        return
+    say(f"{done.packs} packs were rewritten; prune can free {size(done.freed)}.")
+    for pack, why in done.skipped.items():
+        say(f"Pack {short(pack)} stays: {why}")
+    if done.packs:
+        note("Next: artifact-pipelines prune run")
+
+
 @storage.command("scrub")
 def scrub_storage(*, as_json: Json = False) -> None:
     """Read every stored chunk; exit 1 where one is damaged, naming what needs it."""
@@ -207,6 +259,23 @@ def scrub_storage(*, as_json: Json = False) -> None:
             say("Every byte is as recorded.")
     if not report.ok:
         raise typer.Exit(1)
+
+
+def _group_progress(done: int, total: int) -> None:
+    note(f"group {done + 1} of {total}")
+
+
+def _show_moved(moved: shapes.Shape, done: str, *, as_json: bool) -> None:
+    if as_json:
+        show_json(moved)
+        return
+    before, after = moved["bytes_before"], moved["bytes_after"]
+    said = f"{len(moved['moved'])} artifacts were {done}"
+    say(f"{said}: {size(before)} became {size(after)}." if moved["moved"] else f"{said}.")
+    for reference, why in moved["skipped"].items():
+        say(f"{reference} stays: {why}")
+    if moved["moved"]:
+        note("The old packs go with the next: artifact-pipelines prune run")
 
 
 def _progress(done: int, total: int) -> None:

@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from artifact_pipelines.domain.manifest import FileEntry
     from artifact_pipelines.domain.verdict import Verdict
     from artifact_pipelines.registry import Registry
     from artifact_pipelines.registry.auditing import Event
+    from artifact_pipelines.registry.moving import Moved
     from artifact_pipelines.registry.planning import Plan
     from artifact_pipelines.registry.promoting import Move, Promotion
     from artifact_pipelines.registry.reading import (
@@ -36,6 +36,7 @@ def artifact(found: "Artifact") -> Shape:
         "published": found.published,
         "state": found.state,
         "recalled": found.recalled,
+        "tier": found.tier,
         "metrics": found.metrics,
     }
 
@@ -57,17 +58,32 @@ def details(registry: "Registry", found: "Artifact") -> Shape:
             }
             for item in found.record.inputs
         ],
-        "files": [file(entry) for entry in registry.files(found.id)],
+        "files": files(registry, found),
     }
 
 
-def file(entry: "FileEntry") -> Shape:
-    """Return a file of an artifact."""
+def files(registry: "Registry", found: "Artifact") -> list[Shape]:
+    """Return the files of an artifact, with what became of the bytes of each."""
+    states = registry.file_states(found)
+    return [
+        {
+            "path": entry.path,
+            "size_bytes": entry.size,
+            "sha256": entry.sha256,
+            "media_type": entry.media_type,
+            "state": states[entry.path],
+        }
+        for entry in registry.files(found.id)
+    ]
+
+
+def moved(found: "Moved") -> Shape:
+    """Return what archiving or restoring did."""
     return {
-        "path": entry.path,
-        "size_bytes": entry.size,
-        "sha256": entry.sha256,
-        "media_type": entry.media_type,
+        "moved": list(found.moved),
+        "skipped": dict(found.skipped),
+        "bytes_before": found.before,
+        "bytes_after": found.after,
     }
 
 

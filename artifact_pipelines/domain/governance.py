@@ -183,6 +183,12 @@ def _forget(state: State, leaf: Leaf, _body: Body, _text: PolicyText) -> None:
             raise GovernanceError(f"leaf {leaf.seq} forgets the model that {place} points at.")
 
 
+def _slim(state: State, leaf: Leaf, _body: Body, _text: PolicyText) -> None:
+    for place, pointer in state["pointers"].items():
+        if pointer["artifact"] == leaf.subject:
+            raise GovernanceError(f"leaf {leaf.seq} slims the model that {place} points at.")
+
+
 def _promote(state: State, leaf: Leaf, body: Body, policy_text: PolicyText) -> None:
     said = _signed(state, leaf, body, "pointer", "operator")
     place = _place(said)
@@ -326,6 +332,7 @@ _HANDLERS: Mapping[str, Callable[[State, Leaf, Body, PolicyText], None]] = {
     "approval": _approval,
     "recall": _recall,
     "forget": _forget,
+    "slim": _slim,
     "promote": _promote,
     "rollback": _rollback,
 }

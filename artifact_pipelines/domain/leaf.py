@@ -27,6 +27,9 @@ is sealed JSON: its fields and a salt, cited by the SHA-256 of its bytes. The bo
     plan_approve  project, approver
     plan_applied  project, forgotten, skipped
     forget        project, plan, rule, reason, approver
+    archive       project
+    restore       project
+    slim          project, files, plan, rule, reason
     prune         pack, bytes, chunks
     alarm         differences
     tag           project, name, value

@@ -1,6 +1,6 @@
 """The object behind one published artifact: its record, its manifest and its chunk maps."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -81,9 +81,10 @@ class Publication:
                 )
         return cls(record, manifest, chunks)
 
-    def keys(self) -> list[str]:
-        """Return the keys of every chunk, each once, sorted."""
-        return sorted({key for chunk_map in self.chunks.values() for key, _ in chunk_map})
+    def keys(self, without: Collection[str] = ()) -> list[str]:
+        """Return the keys of the chunks of every file but some paths, each once, sorted."""
+        kept = {entry.sha256 for entry in self.manifest.files if entry.path not in without}
+        return sorted({key for name in kept for key, _ in self.chunks[name]})
 
 
 def _text(value: object) -> bytes:

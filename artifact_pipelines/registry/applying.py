@@ -11,6 +11,7 @@ from artifact_pipelines.catalog.catalog import Transaction
 from artifact_pipelines.domain.retention import Action
 from artifact_pipelines.errors import PlanRefusedError
 from artifact_pipelines.registry import steps
+from artifact_pipelines.registry.moving import Moving
 from artifact_pipelines.registry.planning import Plan, PlanItem, Planning, breaker
 from artifact_pipelines.registry.steps import Steps
 
@@ -45,7 +46,7 @@ class Applied:
     skipped: Mapping[str, str]
 
 
-class Applying(Planning):
+class Applying(Moving, Planning):
     """The registry, as far as plans are carried out."""
 
     def apply_plan(self, plan: str) -> Applied:

@@ -10,13 +10,14 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from artifact_pipelines.catalog import fold, ledger, packs, tables
+from artifact_pipelines.catalog import fold, ledger, tables
 from artifact_pipelines.catalog.catalog import Catalog, Transaction
 from artifact_pipelines.domain import digest, governance, merkle
 from artifact_pipelines.domain.leaf import Leaf
 from artifact_pipelines.domain.publication import Publication
 from artifact_pipelines.domain.signing import open_head
-from artifact_pipelines.errors import ArtifactError, CatalogError, InvalidFormatError, LedgerError
+from artifact_pipelines.errors import ArtifactError, CatalogError, LedgerError
+from artifact_pipelines.registry import rebuilding
 from artifact_pipelines.registry.keys import LOG
 from artifact_pipelines.registry.opened import leaf_key
 from artifact_pipelines.registry.pruning import Pruning
@@ -197,10 +198,11 @@ class Auditing(Pruning):
             except (ArtifactError, OSError) as error:
                 damaged.append(Damage(pack, None, str(error), self._users(pack, None)))
             located = self.locate([row.key for row in rows])
+            bases = self.locate([at.base for at in located.values() if at.base is not None])
             for key, place in sorted(located.items()):
                 chunks, size = chunks + 1, size + place.stored
                 try:
-                    self.store.read_chunk(key, place)
+                    self.store.read_chunk(key, place, bases.get(place.base or ""))
                 except (ArtifactError, OSError) as error:
                     damaged.append(Damage(pack, key, str(error), self._users(pack, key)))
         return ScrubReport(len(places), chunks, size, tuple(damaged))
@@ -351,10 +353,10 @@ def _rebuild(tx: Transaction, backend: Backend) -> int:
     for key in backend.keys("actors/"):
         name = digest.parse(backend.get(key))["name"]
         tx.conn.execute(sa.insert(tables.actor).values(id=key.rpartition("/")[2], name=name))
-    chunks: dict[str, list[str]] = {}
+    publications: dict[str, Publication] = {}
     size = 0
     while backend.size(leaf_key(size)) is not None:
-        _replay(tx, backend, size, chunks)
+        _replay(tx, backend, size, publications)
         size += 1
     if size == 0:
         raise CatalogError(f"the store {backend.url} has no ledger to rebuild from.")
@@ -366,7 +368,7 @@ def _rebuild(tx: Transaction, backend: Backend) -> int:
             f"{signed}: leaves are lost; bring them back from a copy of the store first."
         )
     ledger.mark_exported(tx, size)
-    _rebuild_packs(tx, backend, chunks)
+    rebuilding.map_packs(tx, backend, publications)
     for key in backend.keys("heads/"):
         stored = digest.parse(backend.get(key))
         tx.conn.execute(
@@ -377,8 +379,10 @@ def _rebuild(tx: Transaction, backend: Backend) -> int:
     return size
 
 
-def _replay(tx: Transaction, backend: Backend, number: int, chunks: dict[str, list[str]]) -> None:
-    """Bring a new catalog to the state after an exported leaf, and note whose chunks are needed."""
+def _replay(
+    tx: Transaction, backend: Backend, number: int, publications: dict[str, Publication]
+) -> None:
+    """Bring a new catalog to the state after an exported leaf, and note what is published."""
     stored = digest.parse(backend.get(leaf_key(number)))
     envelope = stored["envelope"].encode()
     body = None if stored["body"] is None else stored["body"].encode()
@@ -396,32 +400,11 @@ def _replay(tx: Transaction, backend: Backend, number: int, chunks: dict[str, li
         if digest.sha256(data) != said["object_sha256"]:
             raise LedgerError(f"the publish object of {leaf.subject[:16]} was changed.")
         publication = Publication.decode(data)
-        chunks[leaf.subject] = publication.keys()
+        publications[leaf.subject] = publication
     elif leaf.action == "forget":
-        chunks.pop(leaf.subject, None)
+        publications.pop(leaf.subject, None)
     if body is not None:
         fold.apply(tx, leaf, said, publication)
-
-
-def _rebuild_packs(tx: Transaction, backend: Backend, needed: dict[str, list[str]]) -> None:
-    """Map the chunks of every whole pack; what no footer names is found by the next scrub."""
-    where: dict[str, str] = {}
-    for key in backend.keys("packs/"):
-        pack = key.rpartition("/")[2]
-        try:
-            footer = read_footer(backend, pack)
-        except InvalidFormatError:
-            continue
-        tx.conn.execute(
-            sa.insert(tables.pack).values(
-                id=pack, state="live", version=0, size=backend.size(key) or 0
-            )
-        )
-        fresh = {name: at for name, at in footer.items() if name not in where}
-        packs.map_chunks(tx, list(fresh.items()))
-        where.update(dict.fromkeys(fresh, pack))
-    for artifact, keys in needed.items():
-        packs.attach(tx, artifact, sorted({where[key] for key in keys if key in where}))
 
 
 def _leaf_problems(

@@ -19,6 +19,7 @@ class Alive:
         sessions: The session that wrote each one's publish object.
         pointers: The artifact that each stage points at.
         moves: The artifact of each pointer leaf, by number.
+        removed: The files that artifacts were slimmed by.
         chunks: The chunks that live artifacts need.
     """
 
@@ -27,6 +28,7 @@ class Alive:
     sessions: dict[str, str] = field(default_factory=dict)
     pointers: dict[str, str] = field(default_factory=dict)
     moves: dict[int, str] = field(default_factory=dict)
+    removed: dict[str, set[str]] = field(default_factory=dict)
     chunks: set[str] = field(default_factory=set)
 
 
@@ -43,11 +45,14 @@ def alive(registry: Opened) -> Alive:
             found.sessions[leaf.subject] = body["object"]
         elif leaf.action == "forget":
             found.artifacts.pop(leaf.subject, None)
+        elif leaf.action == "slim":
+            found.removed.setdefault(leaf.subject, set()).update(body.get("files", ()))
         elif leaf.action in {"promote", "rollback"}:
             model = SignedStatement.from_body(body).payload["artifact"]
             found.pointers[leaf.subject] = found.moves[leaf.seq] = model
         found.size += 1
     for artifact in found.artifacts:
         key = Publication.key(artifact, found.sessions[artifact])
-        found.chunks.update(Publication.decode(backend.get(key)).keys())
+        publication = Publication.decode(backend.get(key))
+        found.chunks.update(publication.keys(found.removed.get(artifact, ())))
     return found

@@ -15,7 +15,6 @@ from artifact_pipelines.errors import ArtifactError
 from artifact_pipelines.registry import steps
 from artifact_pipelines.registry.applying import Applying
 from artifact_pipelines.registry.liveness import Alive, alive
-from artifact_pipelines.registry.publishing import Publishing
 from artifact_pipelines.registry.reading import CANARY, Artifact
 from artifact_pipelines.registry.steps import Steps
 from artifact_pipelines.store.pack import object_key
@@ -43,7 +42,7 @@ class Pruned:
     disagreements: tuple[str, ...]
 
 
-class Pruning(Publishing, Applying):
+class Pruning(Applying):
     """The registry, as far as bytes are deleted."""
 
     def prune(self, grace: float = DAY) -> Pruned:
@@ -168,14 +167,15 @@ class Pruning(Publishing, Applying):
     def _unmapped(self, other: Alive, unneeded: set[str]) -> list[str]:
         """Return which chunks of live artifacts the catalog lacks, or holds in packs to delete."""
         located = self.locate(sorted(other.chunks))
-        missing = sorted(other.chunks - set(located))
+        based = {place.base for place in located.values() if place.base is not None}
+        bases = self.locate(sorted(based))
+        missing = sorted((other.chunks - set(located)) | (based - set(bases)))
         said = []
         if missing:
             said.append(
                 f"{len(missing)} chunks that live artifacts need are mapped nowhere, "
                 f"{missing[0][:16]} for one"
             )
-        bases = self.locate(sorted({place.base for place in located.values() if place.base}))
         wanted = sorted(unneeded & {place.pack for place in (*located.values(), *bases.values())})
         if wanted:
             said.append(f"pack {wanted[0]} holds chunks of a live artifact, but no row says so")

@@ -2,11 +2,10 @@
 
 import contextlib
 import secrets
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -18,23 +17,15 @@ from artifact_pipelines.domain.manifest import FileEntry, Manifest
 from artifact_pipelines.domain.publication import ChunkMap, Publication
 from artifact_pipelines.domain.record import Input, Kind, Record
 from artifact_pipelines.errors import (
-    ArtifactError,
     ConflictError,
-    SessionLostError,
     SourceError,
     UnknownArtifactError,
 )
 from artifact_pipelines.registry import steps
 from artifact_pipelines.registry.reading import Artifact, Reading
+from artifact_pipelines.registry.sessions import Session
 from artifact_pipelines.registry.steps import Steps
-from artifact_pipelines.store.pack import Location, PackWriter
-from artifact_pipelines.store.scanning import ChunkData, Scan
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-LEASE = 900.0
-"""Seconds for which a silent writer keeps its session."""
+from artifact_pipelines.store.scanning import Scan
 
 Files = Mapping[str, Path | bytes]
 
@@ -207,7 +198,7 @@ class Publishing(Reading):
         """
         naming.check_paths([*draft.files, *(entry.path for entry, _ in draft.reused)])
         self._check_inputs(draft.record)
-        session = _Session(self, secrets.token_hex(16))
+        session = Session(self, secrets.token_hex(16))
         try:
             yield "session_opened"
             entries, chunks = [], {}
@@ -290,78 +281,9 @@ class Publishing(Reading):
         return digest.sha256(sealed)
 
 
-class _Session:
-    """A writer's lease, the packs it writes and the chunks it relies on."""
-
-    def __init__(self, registry: Publishing, session: str) -> None:
-        self.id = session
-        self.ended = False
-        self.sealed: dict[str, int] = {}
-        self.placed: dict[str, Location] = {}
-        self._known: set[str] = set()
-        self._registry = registry
-        self._writer: PackWriter | None = None
-        self._write(packs.begin, session, LEASE)
-        self._renewed = time.monotonic()
-
-    def take(self, window: list[ChunkData]) -> None:
-        """Keep a window of chunks: claim what the store has, write what it lacks."""
-        missing = self._unclaimed([chunk.key for chunk in window])
-        for chunk in window:
-            if chunk.key in missing and chunk.key not in self.placed:
-                writer = self._room(len(chunk.data))
-                self.placed[chunk.key] = writer.add(chunk.key, chunk.data)
-        if time.monotonic() - self._renewed > LEASE / 4:
-            self._write(packs.renew, self.id, LEASE)
-            self._renewed = time.monotonic()
-
-    def rely_on(self, keys: list[str]) -> None:
-        """Claim chunks that must be in the store already."""
-        missing = self._unclaimed(keys)
-        if missing:
-            raise SessionLostError(f"{len(missing)} chunks are no longer in the store.")
-
-    def seal(self) -> None:
-        """Make the pack at hand durable."""
-        if self._writer is not None:
-            self.sealed[self._writer.pack] = self._writer.seal()
-            self._writer = None
-
-    def abandon(self) -> None:
-        """Drop what was not published; what cannot be dropped now, prune drops later."""
-        if self._writer is not None:
-            self._writer.abort()
-        if not self.ended:
-            with contextlib.suppress(ArtifactError, sa.exc.SQLAlchemyError):
-                self._write(packs.end, self.id)
-
-    def _unclaimed(self, keys: list[str]) -> set[str]:
-        asked = [key for key in keys if key not in self._known and key not in self.placed]
-        if asked:
-            self._known.update(self._write(packs.claim, self.id, asked))
-        return {key for key in asked if key not in self._known}
-
-    def _room(self, length: int) -> PackWriter:
-        if self._writer is not None and not self._writer.has_room(length):
-            self.seal()
-        if self._writer is None:
-            pack = secrets.token_hex(16)
-            self._write(packs.open_pack, self.id, pack)
-            self._writer = self._registry.store.open_pack(pack)
-        return self._writer
-
-    def _write(
-        self,
-        change: Callable[Concatenate[Transaction, P], T],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T:
-        return self._registry.catalog.write(change, *args, **kwargs)
-
-
 def _commit(
     tx: Transaction,
-    session: _Session,
+    session: Session,
     publication: Publication,
     body: Mapping[str, Any],
     actor: str,

@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 
 from artifact_pipelines.catalog import lineage, packs, tables
 from artifact_pipelines.catalog.catalog import Transaction, batches
-from artifact_pipelines.domain import naming
+from artifact_pipelines.domain import digest, naming
 from artifact_pipelines.domain.manifest import FileEntry
 from artifact_pipelines.domain.publication import Publication
 from artifact_pipelines.domain.record import Kind, Record
@@ -50,6 +50,7 @@ class Artifact:
         published: When, as RFC 3339 text.
         state: `live` or `forgotten`.
         recalled: Whether it was withdrawn.
+        tier: `hot`, or `cold` once it was archived.
         session: The session that wrote its publish object.
     """
 
@@ -66,6 +67,7 @@ class Artifact:
     published: str
     state: str
     recalled: bool
+    tier: str
     session: str
 
     @cached_property
@@ -106,6 +108,7 @@ class Artifact:
             published=row.published,
             state=row.state,
             recalled=row.recalled,
+            tier=row.tier,
             session=row.object,
         )
 
@@ -306,15 +309,21 @@ class Reading(Opened):
         rows = self.catalog.read(lambda conn: list(conn.execute(statement)))
         return [FileEntry(row.path, row.size, row.sha256, row.media_type) for row in rows]
 
+    def file_states(self, artifact: Artifact) -> dict[str, str]:
+        """Return what became of the bytes of each file: present, archived or removed."""
+        return self.catalog.read(_file_states, artifact.id)
+
     def fetch(self, reference: str, to: Path, paths: Sequence[str] | None = None) -> Path:
         """Write an artifact's files to a folder, verified, all or nothing.
 
+        Files whose bytes were removed on purpose are left out, unless they are asked for.
+
         Raises:
-            GoneError: Its bytes were removed on purpose.
+            GoneError: The bytes that were asked for were removed on purpose.
         """
         artifact = self.find(reference)
         with self._reading(artifact) as publication:
-            entries = _chosen(artifact, publication, paths)
+            entries = self._chosen(artifact, publication, paths)
             wanted = [(entry, publication.chunks[entry.sha256]) for entry in entries]
             return self.store.fetch(wanted, self.locate, to)
 
@@ -322,26 +331,26 @@ class Reading(Opened):
         """Return the bytes of one file of an artifact, verified."""
         artifact = self.find(reference)
         with self._reading(artifact) as publication:
-            (entry,) = _chosen(artifact, publication, [path])
+            (entry,) = self._chosen(artifact, publication, [path])
             chunks = publication.chunks[entry.sha256]
             return b"".join(self.store.read_file(chunks, self.locate, entry.sha256))
 
     def verify(self, reference: str) -> Verification:
-        """Read every byte of an artifact again and say what is wrong."""
+        """Read every byte that is kept of an artifact again and say what is wrong."""
         artifact = self.find(reference)
         damaged, size = [], 0
         with self._reading(artifact) as publication:
             if publication.record.content != artifact.content:
                 damaged.append("the record in the store cites another manifest.")
-            for entry in publication.manifest.files:
+            entries = self._chosen(artifact, publication, None)
+            for entry in entries:
                 chunks = publication.chunks[entry.sha256]
                 try:
                     for data in self.store.read_file(chunks, self.locate, entry.sha256):
                         size += len(data)
                 except (DigestMismatchError, StoreError) as error:
                     damaged.append(f"{artifact.reference}, file {entry.path!r}: {error}")
-            files = len(publication.manifest.files)
-        return Verification(artifact.reference, files, size, tuple(damaged))
+        return Verification(artifact.reference, len(entries), size, tuple(damaged))
 
     def lineage(self, reference: str, *, down: bool = False) -> list[LineageEdge]:
         """Return what an artifact was made from, or with `down` what was made from it.
@@ -367,6 +376,28 @@ class Reading(Opened):
             for key, row in rows.items()
         }
 
+    def _chosen(
+        self, artifact: Artifact, publication: Publication, paths: Sequence[str] | None
+    ) -> list[FileEntry]:
+        there = {entry.path: entry for entry in publication.manifest.files}
+        removed = self.removed(artifact)
+        for path in paths or ():
+            if path not in there:
+                raise UnknownArtifactError(
+                    f"{artifact.reference} has no file {path!r}; it has {', '.join(sorted(there))}."
+                )
+            if path in removed:
+                why = self.catalog.read(_slimmed, artifact.id, path)
+                raise GoneError(
+                    f"the bytes of {path!r} of {artifact.reference} were removed {why}. "
+                    "Its digest and the other files remain."
+                )
+        return [there[path] for path in paths or there if path not in removed]
+
+    def removed(self, artifact: Artifact) -> set[str]:
+        """Return the files whose bytes were removed on purpose."""
+        return {path for path, state in self.file_states(artifact).items() if state == "removed"}
+
     @contextlib.contextmanager
     def _reading(self, artifact: Artifact) -> Iterator[Publication]:
         """Keep an artifact from being forgotten while it is read."""
@@ -390,16 +421,21 @@ class Reading(Opened):
         return [Artifact.of(row) for row in rows]
 
 
-def _chosen(
-    artifact: Artifact, publication: Publication, paths: Sequence[str] | None
-) -> list[FileEntry]:
-    there = {entry.path: entry for entry in publication.manifest.files}
-    for path in paths or ():
-        if path not in there:
-            raise UnknownArtifactError(
-                f"{artifact.reference} has no file {path!r}; it has {', '.join(sorted(there))}."
-            )
-    return [there[path] for path in paths or there]
+def _file_states(conn: Connection, artifact: str) -> dict[str, str]:
+    table = tables.artifact_file
+    statement = sa.select(table.c.path, table.c.state).where(table.c.artifact == artifact)
+    return {row.path: row.state for row in conn.execute(statement)}
+
+
+def _slimmed(conn: Connection, artifact: str, path: str) -> str:
+    """Return by which rule and why a file's bytes were removed."""
+    leaf = tables.leaf
+    statement = sa.select(leaf.c.body).where(leaf.c.subject == artifact, leaf.c.action == "slim")
+    for body in conn.execute(statement.order_by(leaf.c.seq)).scalars():
+        said = {} if body is None else digest.parse(bytes(body))
+        if path in said.get("files", ()):
+            return f"by the rule {said['rule']!r}: {said['reason']}"
+    return "on purpose"
 
 
 def _begin_reading(tx: Transaction, lease: str, artifact: Artifact) -> None:

@@ -68,6 +68,7 @@ def mapped(catalog: Catalog, session: str, pack: str, keys: list[str], artifact:
                 published="t",
                 state="live",
                 recalled=False,
+                tier="hot",
             )
         )
         packs.attach(tx, artifact, used)

@@ -13,7 +13,7 @@ from artifact_pipelines_tests.cli.conftest import Command, damage
 PAGE = Path(artifact_pipelines.__file__).parent.parent / "docs" / "command-line.md"
 ARTIFACT = {
     *("reference", "artifact_id", "kind", "project", "name", "step", "version"),
-    *("content_digest", "size_bytes", "published", "state", "recalled", "metrics"),
+    *("content_digest", "size_bytes", "published", "state", "recalled", "tier", "metrics"),
 }
 DETAILS = ARTIFACT | {
     *("leaf", "attempt", "run_id", "params", "code", "facts", "inputs", "files"),
@@ -36,8 +36,11 @@ COMMANDS = {
     "hold place": ["digits/a@2", "--name", "case", "--reason", "asked for"],
     "hold list": [],
     "hold lift": ["digits/a@2", "--name", "case", "--reason", "closed"],
+    "archive run": ["digits/a@1"],
+    "restore run": ["digits/a@1"],
     "prune run": ["--yes"],
     "storage report": [],
+    "storage compact": [],
     "storage scrub": [],
     "audit log": [],
     "audit verify": [],

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from artifact_pipelines.cli.output import printable, short, size
 from artifact_pipelines.registry import Registry
-from artifact_pipelines_tests.building import promoted, run
+from artifact_pipelines_tests.building import promoted, run, trained
 from artifact_pipelines_tests.cli.conftest import Command, damage
 
 
@@ -114,3 +114,29 @@ def test_sizes_are_for_people() -> None:
 
 def test_what_a_terminal_would_obey_is_replaced() -> None:
     assert printable("a\x1b[2Jb\u202ec\nd") == "a\ufffd[2Jb\ufffdc\nd"
+
+
+def test_a_run_is_archived_and_one_of_it_restored(command: Command, registry: Registry) -> None:
+    made = trained(registry)
+    archived = command("archive", "run", "digits/run-1", "--json")
+    shown = command("checkpoint", "show", made[0].reference, "--json").json()
+    restored = command("restore", "run", made[0].reference, "--json").json()
+
+    assert archived.json()["moved"] == [found.reference for found in made]
+    assert archived.json()["bytes_after"] < archived.json()["bytes_before"]
+    assert "group 1 of 1" in archived.err
+    assert shown["tier"] == "cold"
+    assert {found["state"] for found in shown["files"]} == {"archived"}
+    assert restored["moved"] == [made[0].reference]
+    assert "is cold already" in command("archive", "run", "digits/run-1@2").out
+    assert command("archive", "run", "digits/nothing").code == 2
+
+
+def test_storage_is_compacted(command: Command, registry: Registry) -> None:
+    (made,) = trained(registry, steps=1)
+    registry.slim(made.reference, reason="small")
+    done = command("storage", "compact", "--json").json()
+
+    assert done["packs"] == 1
+    assert done["freed_bytes"] > 0
+    assert command("storage", "compact", "--threshold", "2").code == 2

@@ -22,6 +22,7 @@ PUBLISH = [
     "committed",
     "exported",
 ]
+MOVE = ["session_opened", "chunks_written", "packs_sealed", "committed", "exported"]
 PROMOTE = ["decided", "committed", "exported", "signed"]
 
 
@@ -79,6 +80,50 @@ def test_a_killed_promotion_leaves_old_or_new(tmp_path: Path, label: str) -> Non
         assert reopened.resolve("digits@production").model == new
         assert len(reopened.history(PROJECT, "production")) == 2
         assert reopened.verify_ledger().problems == ()
+
+
+@pytest.mark.parametrize("action", ["archive", "restore", "compact"])
+@pytest.mark.parametrize("label", MOVE)
+def test_a_killed_move_leaves_old_or_new(tmp_path: Path, action: str, label: str) -> None:
+    home = tmp_path / "home"
+    with open_registry(home, actor="tester") as registry:
+        made = building.trained(registry, steps=3)
+        references = [found.reference for found in made]
+        expected = [registry.read(reference, "model.safetensors") for reference in references]
+        if action == "restore":
+            registry.archive(references)
+        if action == "compact":
+            registry.slim(references[0], reason="small")
+        killed_after(label, lambda: moving(registry, action, references))
+
+    with open_registry(home, actor="tester") as reopened:
+        done = label in {"committed", "exported"}
+        former, tier = {
+            "archive": ("hot", "cold"),
+            "restore": ("cold", "hot"),
+            "compact": ("hot", "hot"),
+        }[action]
+        assert reopened.get(made[0].id).tier == (tier if done else former)
+        expire_sessions(reopened)
+        assert reopened.prune(grace=0).disagreements == ()
+        for reference, data in zip(references, expected, strict=True):
+            assert reopened.read(reference, "model.safetensors") == data
+        for _ in moving(reopened, action, references):
+            pass
+        assert reopened.prune(grace=0).disagreements == ()
+        assert all_stored_is_needed(reopened)
+        assert {reopened.get(found.id).tier for found in made} == {tier}
+        assert all(reopened.verify(reference).ok for reference in references)
+        assert reopened.verify_ledger().problems == ()
+
+
+def moving(registry: Registry, action: str, references: list[str]) -> Steps[object]:
+    """Return the steps of a move."""
+    if action == "archive":
+        return registry.archiving(references)
+    if action == "restore":
+        return registry.restoring(references)
+    return registry.compacting()
 
 
 def expire_sessions(registry: Registry) -> None:

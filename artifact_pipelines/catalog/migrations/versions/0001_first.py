@@ -70,6 +70,7 @@ def upgrade() -> None:
         sa.Column("published", sa.Text(), nullable=False),
         sa.Column("state", sa.Text(), nullable=False, comment="live, forgotten"),
         sa.Column("recalled", sa.Boolean(), nullable=False),
+        sa.Column("tier", sa.Text(), nullable=False, comment="hot, cold"),
         sa.PrimaryKeyConstraint("id", name="pk_artifact"),
     )
     op.create_index("ix_artifact_content", "artifact", ["content"], unique=False)
