@@ -301,7 +301,7 @@ def test_a_base_goes_with_the_last_that_needs_it(registry: Registry) -> None:
 
 
 def forget(registry: Registry, artifact: Artifact) -> None:
-    body = {"project": PROJECT, "plan": None, "rule": "x", "reason": "y", "approver": None}
+    body = {"project": PROJECT, "plan": None, "rule": "x", "reason": "y", "approver": "z"}
     registry.append("forget", artifact.id, body)
 
 
