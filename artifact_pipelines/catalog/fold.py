@@ -176,6 +176,22 @@ def _key_register(tx: Transaction, leaf: Leaf, body: Body) -> None:
     _register(tx, leaf, said["name"], said["public"], said["roles"])
 
 
+def _key_revoke(tx: Transaction, leaf: Leaf, body: Body) -> None:
+    _revoke(tx, leaf, _statement(body)["key"])
+
+
+def _key_rotate(tx: Transaction, leaf: Leaf, body: Body) -> None:
+    said, key = _statement(body), tables.signing_key
+    roles = tx.conn.execute(sa.select(key.c.roles).where(key.c.id == said["key"])).scalar_one()
+    _revoke(tx, leaf, said["key"])
+    _register(tx, leaf, said["name"], said["public"], roles.split(","))
+
+
+def _revoke(tx: Transaction, leaf: Leaf, key: str) -> None:
+    table = tables.signing_key
+    tx.conn.execute(sa.update(table).where(table.c.id == key).values(revoked=leaf.seq))
+
+
 def _register(tx: Transaction, leaf: Leaf, name: str, public: str, roles: list[str]) -> None:
     tx.conn.execute(
         sa.insert(tables.signing_key).values(
@@ -447,7 +463,10 @@ def _nothing(_tx: Transaction, _leaf: Leaf, _body: Body) -> None:
 
 _HANDLERS: Mapping[str, Callable[[Transaction, Leaf, Body], None]] = {
     "log_create": _log_create,
+    "log_rotate": _nothing,
     "key_register": _key_register,
+    "key_revoke": _key_revoke,
+    "key_rotate": _key_rotate,
     "policy_set": _policy_set,
     "run_finish": _run_finish,
     "run_resume": _run_resume,

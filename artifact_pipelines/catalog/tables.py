@@ -214,10 +214,11 @@ signing_key = Table(
     "signing_key",
     metadata,
     Column("id", Text, primary_key=True),
-    Column("name", Text, nullable=False, unique=True),
+    Column("name", Text, nullable=False, comment="unique among keys in force"),
     Column("public", Text, nullable=False),
     Column("roles", Text, nullable=False, comment="comma-separated, sorted"),
     Column("seq", BigInteger, nullable=False),
+    Column("revoked", BigInteger, comment="the leaf that ended it"),
 )
 
 policy = Table(

@@ -12,6 +12,7 @@ from artifact_pipelines.cli import (
     auditing,
     holding,
     keeping,
+    proving,
     serving,
     starting,
     sweeping,
@@ -111,6 +112,8 @@ def demo(
         show_summary(summary)
 
 
+auditing.audit.command("export")(proving.export_bundle)
+auditing.audit.command("verify-bundle")(proving.verify_exported)
 app.command()(auditing.doctor)
 app.command()(starting.init)
 training.runs.command("start")(sweeping.start_runs)

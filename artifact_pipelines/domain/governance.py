@@ -7,6 +7,10 @@ move again. A leaf that breaks a rule is never signed over.
 A signature does not grow old, so a statement must not work a second time: a pointer move
 and an approval name the pointer that they are about, a failed verdict is final for its
 policy and baseline, and the statement that puts a policy in force counts once.
+
+What an envelope is about is what its body is about: whoever holds the envelopes alone can
+then tell which leaves concern a stage, a model or a project, and that none was left out.
+A key signs until the leaf that revokes it; what it signed before stays valid.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,6 +32,8 @@ from artifact_pipelines.errors import ArtifactError, GovernanceError
 
 ROLES = ("approver", "gate", "operator", "owner")
 
+_KEY_ID = 16
+
 Body = Mapping[str, Any]
 PolicyText = Callable[[str], bytes]
 State = dict[str, Any]
@@ -44,6 +50,7 @@ def begin(owner: str | None = None) -> State:
         "seq": -1,
         "origin": None,
         "log_key": None,
+        "log_keys": [],
         "owner": owner,
         "keys": {},
         "policies": {},
@@ -101,11 +108,29 @@ def _log_create(state: State, leaf: Leaf, body: Body, _text: PolicyText) -> None
     if leaf.seq != 0:
         raise GovernanceError(f"leaf {leaf.seq} begins the log a second time.")
     origin, log_key = _texts(body, "origin", "log_key")
+    _about(leaf, origin)
     name, public = _texts(body["owner"], "name", "public")
     if state["owner"] not in {None, public}:
         raise GovernanceError("the log was begun by another owner than the one expected.")
     _add_key(state, name, public, ["owner"])
-    state["origin"], state["log_key"], state["owner"] = origin, log_key, public
+    state["origin"], state["owner"] = origin, public
+    _use_log_key(state, leaf, log_key)
+
+
+def _log_rotate(state: State, leaf: Leaf, body: Body, _text: PolicyText) -> None:
+    said = _signed(state, leaf, body, "log_key", "owner")
+    (public,) = _texts(said, "public")
+    _about(leaf, state["origin"])
+    if public in {known for _, known in state["log_keys"]}:
+        raise GovernanceError(f"leaf {leaf.seq} brings back a log key that was in use before.")
+    PublicKey.from_hex(public)
+    _use_log_key(state, leaf, public)
+
+
+def _use_log_key(state: State, leaf: Leaf, public: str) -> None:
+    """Have every tree head that covers a leaf signed by a key."""
+    state["log_key"] = public
+    state["log_keys"].append([leaf.seq, public])
 
 
 def _key_register(state: State, leaf: Leaf, body: Body, _text: PolicyText) -> None:
@@ -114,21 +139,66 @@ def _key_register(state: State, leaf: Leaf, body: Body, _text: PolicyText) -> No
     if not isinstance(roles, list) or not roles or any(role not in ROLES for role in roles):
         raise GovernanceError(f"leaf {leaf.seq} gives roles that are not among {', '.join(ROLES)}.")
     name, public = _texts(said, "name", "public")
+    _about(leaf, name)
     _add_key(state, name, public, roles)
+
+
+def _key_revoke(state: State, leaf: Leaf, body: Body, _text: PolicyText) -> None:
+    said = _signed(state, leaf, body, "revocation", "owner")
+    name, former = _texts(said, "name", "key")
+    _about(leaf, name)
+    owners = {
+        known
+        for known, key in state["keys"].items()
+        if "owner" in key["roles"] and key["revoked"] is None
+    }
+    if owners == {former}:
+        # Nobody could govern the log any more.
+        raise GovernanceError(f"leaf {leaf.seq} revokes the last key of an owner.")
+    _revoke(state, leaf, name, former)
+
+
+def _key_rotate(state: State, leaf: Leaf, body: Body, _text: PolicyText) -> None:
+    said = _signed(state, leaf, body, "rotation", "owner")
+    name, former, public = _texts(said, "name", "key", "public")
+    _about(leaf, name)
+    PublicKey.from_hex(public)
+    if digest.sha256(bytes.fromhex(public))[:_KEY_ID] in state["keys"]:
+        raise GovernanceError(f"leaf {leaf.seq} brings back a key that was registered before.")
+    roles = _revoke(state, leaf, name, former)
+    _add_key(state, name, public, roles)
+
+
+def _revoke(state: State, leaf: Leaf, name: str, former: str) -> list[str]:
+    """End a key, and return the roles that it had."""
+    key = state["keys"].get(former)
+    if key is None or key["name"] != name or key["revoked"] is not None:
+        raise GovernanceError(f"leaf {leaf.seq} revokes the key {name!r}, which is not in force.")
+    key["revoked"] = leaf.seq
+    roles: list[str] = key["roles"]
+    return roles
 
 
 def _add_key(state: State, name: str, public: str, roles: list[str]) -> None:
     naming.check_project(name)
     key = PublicKey.from_hex(public)
-    if key.key_id in state["keys"] or name in {known["name"] for known in state["keys"].values()}:
+    in_force = {known["name"] for known in state["keys"].values() if known["revoked"] is None}
+    if key.key_id in state["keys"] or name in in_force:
         raise GovernanceError(f"the key {name!r} is registered twice.")
-    state["keys"][key.key_id] = {"name": name, "public": public, "roles": sorted(set(roles))}
+    state["keys"][key.key_id] = {
+        "name": name,
+        "public": public,
+        "roles": sorted(set(roles)),
+        "revoked": None,
+    }
 
 
-def _policy_set(state: State, leaf: Leaf, body: Body, _text: PolicyText) -> None:
+def _policy_set(state: State, leaf: Leaf, body: Body, policy_text: PolicyText) -> None:
     said = _signed(state, leaf, body, "policy", "owner")
     project, policy = _texts(said, "project", "policy")
-    naming.check_project(project)
+    _about(leaf, naming.check_project(project))
+    if said["gates"] != list(_policy_of(policy, policy_text).required()):
+        raise GovernanceError(f"leaf {leaf.seq} names other gates than its policy requires.")
     known = state["policies"].get(project, {"digest": None, "said": {}})
     statement = digest.sha256(body["statement"].encode())
     earlier = known["said"].get(statement)
@@ -146,6 +216,7 @@ def _policy_set(state: State, leaf: Leaf, body: Body, _text: PolicyText) -> None
 def _verdict(state: State, leaf: Leaf, body: Body, _text: PolicyText) -> None:
     said = _signed(state, leaf, body, "verdict", "gate")
     project, artifact, gate, policy = _texts(said, "project", "artifact", "gate", "policy")
+    _about(leaf, artifact)
     passed, baseline = Verdict.from_payload(said).passed, said["baseline"]
     bindings = state["verdicts"].setdefault(f"{naming.check_project(project)}/{artifact}", {})
     facts = bindings.setdefault(f"{policy}/{baseline or ''}", {})
@@ -154,9 +225,11 @@ def _verdict(state: State, leaf: Leaf, body: Body, _text: PolicyText) -> None:
         facts[gate] = [leaf.seq, passed]
 
 
-def _request(state: State, _leaf: Leaf, body: Body, _text: PolicyText) -> None:
+def _request(state: State, leaf: Leaf, body: Body, _text: PolicyText) -> None:
     artifact, author = _texts(body, "artifact", "author")
-    authors = state["requests"].setdefault(_place(body), {}).setdefault(artifact, [])
+    place = _place(body)
+    _about(leaf, place)
+    authors = state["requests"].setdefault(place, {}).setdefault(artifact, [])
     if author not in authors:
         authors.append(author)
 
@@ -164,15 +237,17 @@ def _request(state: State, _leaf: Leaf, body: Body, _text: PolicyText) -> None:
 def _approval(state: State, leaf: Leaf, body: Body, _text: PolicyText) -> None:
     said = _signed(state, leaf, body, "approval", "approver")
     place = _place(said)
+    _about(leaf, place)
     artifact, policy, approver = _texts(said, "artifact", "policy", "approver")
     if approver != state["keys"][body["key"]]["name"]:
         raise GovernanceError(f"leaf {leaf.seq} is an approval in the name of somebody else.")
     if said["pointer"] == _pointer(state, place)["seq"]:
-        fact = [leaf.seq, artifact, policy, body["key"], leaf.actor]
+        fact = [leaf.seq, artifact, policy, approver, leaf.actor]
         state["approvals"].setdefault(place, []).append(fact)
 
 
 def _recall(state: State, leaf: Leaf, body: Body, _text: PolicyText) -> None:
+    _about(leaf, body["artifact"])
     for artifact in [body["artifact"], *body["descendants"]]:
         state["recalled"].setdefault(artifact, leaf.seq)
 
@@ -192,6 +267,7 @@ def _slim(state: State, leaf: Leaf, _body: Body, _text: PolicyText) -> None:
 def _promote(state: State, leaf: Leaf, body: Body, policy_text: PolicyText) -> None:
     said = _signed(state, leaf, body, "pointer", "operator")
     place = _place(said)
+    _about(leaf, place)
     artifact, project, stage = _texts(said, "artifact", "project", "stage")
     policy = _policy(state, project, policy_text)
     pointer = _pointer(state, place)["seq"]
@@ -205,8 +281,8 @@ def _promote(state: State, leaf: Leaf, body: Body, policy_text: PolicyText) -> N
             verdicts=_verdicts(state, project, artifact),
             # Only what the operator cites: an approval that is not used up is not used.
             approvals=[
-                ApprovalFact(seq, approved, stage, digest_, pointer, key, used=False, by=by)
-                for seq, approved, digest_, key, by in state["approvals"].get(place, [])
+                ApprovalFact(seq, approved, stage, digest_, pointer, approver, used=False, by=by)
+                for seq, approved, digest_, approver, by in state["approvals"].get(place, [])
                 if seq in said["approvals"]
             ],
             recalled=artifact in state["recalled"],
@@ -229,6 +305,7 @@ def _promote(state: State, leaf: Leaf, body: Body, policy_text: PolicyText) -> N
 def _rollback(state: State, leaf: Leaf, body: Body, _text: PolicyText) -> None:
     said = _signed(state, leaf, body, "pointer", "operator")
     place = _place(said)
+    _about(leaf, place)
     (artifact,) = _texts(said, "artifact")
     proof = state["proven"].get(place, {}).get(artifact)
     decision = decide_rollback(
@@ -292,10 +369,22 @@ def _policy(state: State, project: str, policy_text: PolicyText) -> Policy:
     known = state["policies"].get(project)
     if known is None:
         raise GovernanceError(f"the project {project!r} has no policy.")
-    name, text = known["digest"], policy_text(known["digest"])
+    return _policy_of(known["digest"], policy_text)
+
+
+def _policy_of(name: str, policy_text: PolicyText) -> Policy:
+    text = policy_text(name)
     if digest.sha256(text) != name:
         raise GovernanceError(f"the policy {name[:16]} is not the stored one.")
     return Policy.decode(text)
+
+
+def _about(leaf: Leaf, subject: str) -> None:
+    if leaf.subject != subject:
+        raise GovernanceError(
+            f"the envelope of leaf {leaf.seq} is about {leaf.subject!r}, its body about "
+            f"{subject!r}."
+        )
 
 
 def _signed(state: State, leaf: Leaf, body: Body, kind: str, role: str) -> dict[str, Any]:
@@ -304,6 +393,11 @@ def _signed(state: State, leaf: Leaf, body: Body, kind: str, role: str) -> dict[
     key = state["keys"].get(signed.key)
     if key is None:
         raise GovernanceError(f"leaf {leaf.seq} is signed by the unregistered key {signed.key}.")
+    if key["revoked"] is not None:
+        raise GovernanceError(
+            f"leaf {leaf.seq} is signed by {key['name']!r}, whose key was revoked at leaf "
+            f"{key['revoked']}."
+        )
     if role not in key["roles"]:
         raise GovernanceError(
             f"leaf {leaf.seq} is signed by {key['name']!r}, who has no role {role}."
@@ -325,7 +419,10 @@ def _texts(said: Mapping[str, Any], *names: str) -> tuple[str, ...]:
 
 _HANDLERS: Mapping[str, Callable[[State, Leaf, Body, PolicyText], None]] = {
     "log_create": _log_create,
+    "log_rotate": _log_rotate,
     "key_register": _key_register,
+    "key_revoke": _key_revoke,
+    "key_rotate": _key_rotate,
     "policy_set": _policy_set,
     "verdict": _verdict,
     "request": _request,

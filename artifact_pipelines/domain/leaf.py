@@ -5,7 +5,10 @@ is sealed JSON: its fields and a salt, cited by the SHA-256 of its bytes. The bo
 
     log_create    origin, log_key, owner {name, public}
     key_register  statement {type: key, origin, name, public, roles}
-    policy_set    statement {type: policy, origin, project, policy, nonce}
+    key_revoke    statement {type: revocation, origin, name, key, reason}
+    key_rotate    statement {type: rotation, origin, name, key, public, reason}
+    log_rotate    statement {type: log_key, origin, public, reason}
+    policy_set    statement {type: policy, origin, project, policy, gates, nonce}
     publish       kind, project, name, step, attempt, version, content, object,
                   object_sha256, annex
     run_finish    project, name, outcome, reason, annex

@@ -23,7 +23,16 @@ from artifact_pipelines.domain import digest, naming
 from artifact_pipelines.errors import InvalidFormatError, LedgerError
 
 STATEMENT_CONTEXT: Final = b"artifact-pipelines/statement/v1\n"
-STATEMENTS: Final = ("approval", "key", "pointer", "policy", "verdict")
+STATEMENTS: Final = (
+    "approval",
+    "key",
+    "log_key",
+    "pointer",
+    "policy",
+    "revocation",
+    "rotation",
+    "verdict",
+)
 """The types of statement."""
 
 _KEY_BYTES: Final = 32

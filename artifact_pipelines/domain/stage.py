@@ -28,7 +28,7 @@ class ApprovalFact:
         stage: The stage.
         policy: The digest of the policy that was in force.
         pointer: The leaf that had last moved the pointer.
-        key: The id of the approver's key.
+        approver: The name under which the approver's key is registered.
         used: Whether a pointer move has used it up.
         by: The pseudonym of whoever recorded it.
     """
@@ -38,7 +38,7 @@ class ApprovalFact:
     stage: str
     policy: str
     pointer: int
-    key: str
+    approver: str
     used: bool
     by: str = ""
 
@@ -151,7 +151,7 @@ def _judged(case: PromotionCase) -> tuple[tuple[int, ...], list[str]]:
 
 
 def _approved(case: PromotionCase, rule: Approvals) -> tuple[tuple[int, ...], list[str]]:
-    """Return the first approval of each key that counts, and what is still missing."""
+    """Return the first approval of each person that counts, and what is still missing."""
     policy, reasons = case.policy.digest, []
     if not rule.author_may_approve and not case.authors:
         reasons.append(
@@ -171,7 +171,7 @@ def _approved(case: PromotionCase, rule: Approvals) -> tuple[tuple[int, ...], li
         if not rule.author_may_approve and fact.by in case.authors:
             own += 1
             continue
-        counted.setdefault(fact.key, fact.seq)
+        counted.setdefault(fact.approver, fact.seq)
     if len(counted) < rule.approvals:
         missing = f"it has {len(counted)} of {rule.approvals} approvals that the policy asks for"
         reasons.append(f"{missing}; its author's own does not count" if own else missing)

@@ -24,20 +24,30 @@ from artifact_pipelines.registry.reading import Artifact
 
 @dataclass(frozen=True, slots=True)
 class RegisteredKey:
-    """A public key that the log knows."""
+    """A public key that the log knows.
+
+    Attributes:
+        name: Whose it is.
+        id: The key's id.
+        roles: What it may sign.
+        public: The key in hexadecimal.
+        revoked: The leaf that ended it, or nothing.
+    """
 
     name: str
     id: str
     roles: tuple[str, ...]
     public: str
+    revoked: int | None = None
 
 
 def registered_keys(conn: Connection) -> list[RegisteredKey]:
-    """Return the registered keys by name."""
+    """Return the registered keys by name, those that were revoked among them."""
     table = tables.signing_key
-    rows = conn.execute(sa.select(table).order_by(table.c.name))
+    rows = conn.execute(sa.select(table).order_by(table.c.name, table.c.seq))
     return [
-        RegisteredKey(row.name, row.id, tuple(row.roles.split(",")), row.public) for row in rows
+        RegisteredKey(row.name, row.id, tuple(row.roles.split(",")), row.public, row.revoked)
+        for row in rows
     ]
 
 
@@ -45,7 +55,8 @@ def _said(row: sa.Row[Any], keys: Sequence[RegisteredKey], role: str) -> dict[st
     """Return what a row's statement says, or None where its signature does not count."""
     signed = SignedStatement(row.statement, row.key, row.signature)
     for key in keys:
-        if key.id == signed.key and role in key.roles:
+        in_force = key.revoked is None or row.seq < key.revoked
+        if key.id == signed.key and role in key.roles and in_force:
             try:
                 signed.verify(PublicKey.from_hex(key.public))
             except LedgerError:
@@ -71,7 +82,7 @@ def approvals_of(conn: Connection, models: Sequence[str]) -> list[ApprovalFact]:
             stage=said["stage"],
             policy=said["policy"],
             pointer=said["pointer"],
-            key=row.key,
+            approver=said["approver"],
             used=row.used is not None,
             by=row.actor,
         )

@@ -132,6 +132,7 @@ class Promoting(SigningOff):
                 "origin": self.origin,
                 "project": project,
                 "policy": policy.digest,
+                "gates": list(policy.required()),
                 # A statement counts once; going back to an earlier policy is a new one.
                 "nonce": secrets.token_hex(16),
             }
@@ -164,11 +165,12 @@ class Promoting(SigningOff):
         if unknown or not roles:
             raise PolicyError(f"the role {', '.join(unknown) or '(none)'} is not one of {ROLES}.")
         for known in self.key_list():
-            if name == known.name or public.hex == known.public:
-                if (name, public.hex, sorted(roles)) == (
+            if public.hex == known.public or (name == known.name and known.revoked is None):
+                if (name, public.hex, sorted(roles), None) == (
                     known.name,
                     known.public,
                     list(known.roles),
+                    known.revoked,
                 ):
                     return known
                 raise PolicyError(
@@ -229,7 +231,6 @@ class Promoting(SigningOff):
         table = tables.request
         statement = sa.select(table).where(table.c.project == project, table.c.stage == stage)
         rows = self.catalog.read(lambda conn: list(conn.execute(statement.order_by(table.c.seq))))
-        names = {key.id: key.name for key in self.key_list()}
         models = self.by_ids([row.artifact for row in rows])
         approvals = self.catalog.read(deciding.approvals_of, list(models))
         return [
@@ -240,7 +241,7 @@ class Promoting(SigningOff):
                 row.reason,
                 row.state,
                 tuple(
-                    names[fact.key]
+                    fact.approver
                     for fact in approvals
                     if fact.artifact == row.artifact and fact.stage == stage and not fact.used
                 ),
@@ -519,7 +520,7 @@ class Promoting(SigningOff):
 
     def _registered(self, name: str, role: str) -> SigningKey:
         for key in self.key_list():
-            if key.name == name and role in key.roles:
+            if key.name == name and role in key.roles and key.revoked is None:
                 signer = self.keys.load(name)
                 if signer.key_id != key.id:
                     raise KeyMissingError(f"the key file {name!r} is not the registered key.")

@@ -4,12 +4,13 @@ import getpass
 from pathlib import Path
 
 from artifact_pipelines.registry.auditing import Auditing
+from artifact_pipelines.registry.bundling import Bundling
 from artifact_pipelines.registry.evaluating import Evaluating
 from artifact_pipelines.registry.opened import parts
 from artifact_pipelines.registry.sweeping import Sweeping
 
 
-class Registry(Evaluating, Auditing, Sweeping):
+class Registry(Evaluating, Auditing, Sweeping, Bundling):
     """Everything that can be done with artifacts; every interface calls this."""
 
 

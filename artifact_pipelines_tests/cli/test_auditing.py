@@ -208,3 +208,20 @@ def test_every_command_has_help(command: Command) -> None:
             assert said.code == 0
             assert verb.callback is not None
             assert verb.callback.__doc__
+
+
+def test_evidence_is_exported_and_checked(
+    command: Command, registry: Registry, tmp_path: Path
+) -> None:
+    promoted(registry, "a")
+    key = registry.keys.load("log").public.hex
+    said = command("audit", "export", "digits@production", "--to", str(tmp_path / "b"), "--json")
+    loose = command("audit", "verify-bundle", str(tmp_path / "b"))
+    anchored = command("audit", "verify-bundle", str(tmp_path / "b"), "--key", key)
+    (tmp_path / "b" / "proof.json").unlink()
+    broken = command("audit", "verify-bundle", str(tmp_path / "b"))
+
+    assert (said.code, said.json()["ok"], said.json()["anchored"]) == (0, True, True)
+    assert (loose.code, "UNANCHORED" in loose.out) == (0, True)
+    assert (anchored.code, "UNANCHORED" in anchored.out) == (0, False)
+    assert (broken.code, "NOT VERIFIED (dropped): proof.json" in broken.out) == (1, True)

@@ -52,10 +52,16 @@ class Log:
         self.policy(POLICY)
 
     def add(
-        self, action: str, body: Mapping[str, Any] | None, *, actor: str = ANN, subject: str = "x"
+        self,
+        action: str,
+        body: Mapping[str, Any] | None,
+        *,
+        actor: str = ANN,
+        subject: str | None = None,
     ) -> int:
         """Append a leaf and return its number."""
-        leaf = Leaf(self.seq, "2026-11-23T09:37:00.123456Z", actor, action, subject, "0" * 64)
+        about = about_of(action, body) if subject is None else subject
+        leaf = Leaf(self.seq, "2026-11-23T09:37:00.123456Z", actor, action, about, "0" * 64)
         self.seq += 1
         # As the signer keeps it: what JSON cannot hold would be lost here.
         self.state = json.loads(json.dumps(self.state))
@@ -68,8 +74,7 @@ class Log:
 
     def policy(self, policy: Policy, nonce: str = "") -> int:
         """Put a policy in force."""
-        said = {"type": "policy", "origin": ORIGIN, "project": PROJECT, "policy": policy.digest}
-        return self.sign("policy_set", {**said, "nonce": nonce}, "owner")
+        return self.sign("policy_set", {**policy_said(policy), "nonce": nonce}, "owner")
 
     def judge(self, model: str, policy: Policy = POLICY, *, passed: bool = True) -> list[int]:
         """Record a verdict of every gate against the model that is in production."""
@@ -145,6 +150,36 @@ class Log:
         return found
 
 
+def about_of(action: str, body: Mapping[str, Any] | None) -> str:
+    """Return what the envelope of a leaf says that it is about, as its writer finds it."""
+    said: Any = dict(body or {})
+    try:
+        said = json.loads(said["statement"]) if "statement" in said else said
+        if action in {"request", "approval", "promote", "rollback"}:
+            return f"{said['project']}/{said['stage']}"
+        field = {
+            **dict.fromkeys(("key_register", "key_revoke", "key_rotate"), "name"),
+            **dict.fromkeys(("log_create", "log_rotate"), "origin"),
+            **dict.fromkeys(("verdict", "recall"), "artifact"),
+            "policy_set": "project",
+        }[action]
+        found = str(said[field])
+    except (KeyError, TypeError, ValueError):
+        return "x"
+    return found if found.isascii() and found.isprintable() and " " not in found else "x"
+
+
+def policy_said(policy: Policy) -> dict[str, Any]:
+    """Return the statement that puts a policy in force."""
+    return {
+        "type": "policy",
+        "origin": ORIGIN,
+        "project": PROJECT,
+        "policy": policy.digest,
+        "gates": list(policy.required()),
+    }
+
+
 def key_said(name: str, roles: Sequence[str], key: str | None = None) -> dict[str, Any]:
     public = KEYS[key or name].public.hex
     return {"type": "key", "origin": ORIGIN, "name": name, "public": public, "roles": list(roles)}
@@ -179,9 +214,8 @@ def test_every_leaf_that_a_rule_is_about_changes_a_table_too() -> None:
 def test_only_the_owner_registers_keys_and_policies(log: Log, key: str) -> None:
     with pytest.raises(GovernanceError, match=r"no role owner|unregistered"):
         log.sign("key_register", key_said("stranger", ["operator"]), key)
-    said = {"type": "policy", "origin": ORIGIN, "project": PROJECT, "policy": WEAK.digest}
     with pytest.raises(GovernanceError, match=r"no role owner|unregistered"):
-        log.sign("policy_set", said, key)
+        log.sign("policy_set", policy_said(WEAK), key)
     assert log.state["policies"][PROJECT]["digest"] == POLICY.digest
 
 
@@ -252,7 +286,7 @@ def test_a_log_is_begun_once(log: Log) -> None:
 def test_a_log_of_another_owner_is_refused_where_the_owner_is_known() -> None:
     state = governance.begin(KEYS["owner"].public.hex)
     owner = {"name": "owner", "public": KEYS["stranger"].public.hex}
-    leaf = Leaf(0, "2026-11-23T09:37:00.123456Z", ANN, "log_create", "x", "0" * 64)
+    leaf = Leaf(0, "2026-11-23T09:37:00.123456Z", ANN, "log_create", ORIGIN, "0" * 64)
 
     with pytest.raises(GovernanceError, match="another owner"):
         governance.replay(
@@ -364,13 +398,7 @@ def test_a_promotion_must_name_the_policy_that_it_was_decided_under(log: Log) ->
 
 
 def test_a_policy_that_was_replaced_does_not_come_back_by_its_old_statement(log: Log) -> None:
-    body = (
-        KEYS["owner"]
-        .sign_statement(
-            {"type": "policy", "origin": ORIGIN, "project": PROJECT, "policy": WEAK.digest}
-        )
-        .as_body()
-    )
+    body = KEYS["owner"].sign_statement(policy_said(WEAK)).as_body()
     log.add("policy_set", body)
     log.add("policy_set", body)
     log.policy(POLICY, "again")

@@ -84,7 +84,7 @@ def test_what_stands_against_it_is_said(changes: dict[str, Any], reason: str) ->
         {"policy": STRICT.digest},
         {"pointer": 6},
         {"used": True},
-        {"key": "alice"},
+        {"approver": "alice"},
     ],
 )
 def test_an_approval_of_something_else_does_not_count(changes: dict[str, Any]) -> None:
@@ -170,14 +170,14 @@ def test_what_is_allowed_has_every_proof(
         for fact in verdicts
         if (fact.artifact, fact.policy, fact.baseline) == (MODEL, POLICY.digest, LIVE)
     ]
-    keys = {
-        fact.key
+    approvers = {
+        fact.approver
         for fact in approvals
         if (fact.artifact, fact.stage, fact.policy, fact.pointer, fact.used)
         == (MODEL, "production", POLICY.digest, 7, False)
     }
     judged = {fact.gate for fact in bound} == {"integrity", "safety"}
-    proven = judged and all(fact.passed for fact in bound) and len(keys) >= 2
+    proven = judged and all(fact.passed for fact in bound) and len(approvers) >= 2
 
     assert (decision.reasons == ()) == proven
 

@@ -309,12 +309,12 @@ def upgrade() -> None:
     op.create_table(
         "signing_key",
         sa.Column("id", sa.Text(), nullable=False),
-        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False, comment="unique among keys in force"),
         sa.Column("public", sa.Text(), nullable=False),
         sa.Column("roles", sa.Text(), nullable=False, comment="comma-separated, sorted"),
         sa.Column("seq", _BIG, nullable=False),
+        sa.Column("revoked", _BIG, nullable=True, comment="the leaf that ended it"),
         sa.PrimaryKeyConstraint("id", name="pk_signing_key"),
-        sa.UniqueConstraint("name", name="uq_signing_key_name"),
     )
     op.create_table(
         "stage",

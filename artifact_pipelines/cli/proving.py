@@ -1,0 +1,69 @@
+"""The commands that take evidence out of the registry, and check it elsewhere."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from artifact_pipelines.cli.opening import reading
+from artifact_pipelines.cli.output import Json, say, show_facts, show_json
+
+Key = Annotated[
+    str | None, typer.Option("--key", help="The log's public key, known from elsewhere.")
+]
+Head = Annotated[Path | None, typer.Option("--head", help="A file with a tree head that you kept.")]
+
+
+def export_bundle(
+    reference: Annotated[str, typer.Argument(help="Such as digits@production or digits/v3.")],
+    to: Annotated[Path, typer.Option("--to", help="A new folder.")],
+    *,
+    no_bytes: Annotated[
+        bool, typer.Option("--no-bytes", help="Leave the artifact's files out.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write the proof of an artifact or stage to a folder that checks itself with Python alone.
+
+    Exits with 1 where the evidence does not hold; the folder is written all the same.
+    """
+    with reading() as registry:
+        bundle = registry.export_bundle(reference, to, with_bytes=not no_bytes)
+    _show(bundle.report, {"folder": str(bundle.folder)}, as_json=as_json)
+
+
+def verify_exported(
+    folder: Annotated[Path, typer.Argument(help="An exported folder.")],
+    key: Key = None,
+    head: Head = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Check an exported folder, without a registry; exit 1 and say why where it does not hold."""
+    from artifact_pipelines.registry.bundling import verify_bundle
+
+    _show(verify_bundle(folder, key, head), {}, as_json=as_json)
+
+
+def _show(report: Mapping[str, Any], more: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        show_json({**report, **more})
+    elif not report["ok"]:
+        say(f"NOT VERIFIED ({report['kind']}): {report['problem']}")
+    else:
+        said = {name: value for name, value in report.items() if name not in {"ok", "anchored"}}
+        lists = {
+            name: ", ".join(map(str, value))
+            for name, value in said.items()
+            if isinstance(value, list)
+        }
+        show_facts(report["subject"], more | said | lists)
+        say(
+            "VERIFIED."
+            if report["anchored"]
+            else "VERIFIED, but UNANCHORED: compare the log's key with one known from elsewhere, "
+            "or give it with --key."
+        )
+    if not report["ok"]:
+        raise typer.Exit(1)
