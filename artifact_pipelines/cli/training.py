@@ -154,13 +154,19 @@ def fetch_checkpoint(
     reference: Reference,
     to: Target,
     path: Annotated[
-        list[str] | None, typer.Option("--path", help="Only this file; may be repeated.")
+        list[str] | None, typer.Option("--only", "--path", help="Only this file; may be repeated.")
+    ] = None,
+    tensor: Annotated[
+        list[str] | None,
+        typer.Option("--tensor", help="Only this tensor, into tensors.safetensors; repeatable."),
     ] = None,
     *,
     as_json: Json = False,
 ) -> None:
     """Write a checkpoint's files to a folder, verified, all or nothing."""
-    fetch(reference, to, path, as_json=as_json)
+    if tensor and path:
+        raise typer.BadParameter("give --only or --tensor, not both.")
+    fetch(reference, to, path, tensor, as_json=as_json)
 
 
 @checkpoints.command("verify")
@@ -345,11 +351,21 @@ def show_planned(planned: "Sequence[PlannedRun]") -> None:
     )
 
 
-def fetch(reference: str, to: Path, paths: list[str] | None, *, as_json: bool) -> None:
+def fetch(
+    reference: str,
+    to: Path,
+    paths: list[str] | None,
+    tensors: list[str] | None = None,
+    *,
+    as_json: bool,
+) -> None:
     """Write an artifact's files to a folder and say so."""
     with reading() as registry:
         found = registry.find(reference)
-        place = registry.fetch(found.id, to, paths or None)
+        if tensors:
+            place = registry.fetch_tensors(found.id, tensors, to)
+        else:
+            place = registry.fetch(found.id, to, paths or None)
     if as_json:
         show_json(shapes.artifact(found) | {"folder": str(place)})
     else:

@@ -8,9 +8,10 @@ from artifact_pipelines.registry.bundling import Bundling
 from artifact_pipelines.registry.evaluating import Evaluating
 from artifact_pipelines.registry.opened import parts
 from artifact_pipelines.registry.sweeping import Sweeping
+from artifact_pipelines.registry.tensors import Tensors
 
 
-class Registry(Evaluating, Auditing, Sweeping, Bundling):
+class Registry(Evaluating, Auditing, Sweeping, Bundling, Tensors):
     """Everything that can be done with artifacts; every interface calls this."""
 
 

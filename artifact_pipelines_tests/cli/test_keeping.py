@@ -140,3 +140,22 @@ def test_storage_is_compacted(command: Command, registry: Registry) -> None:
     assert done["packs"] == 1
     assert done["freed_bytes"] > 0
     assert command("storage", "compact", "--threshold", "2").code == 2
+
+
+def test_only_some_of_a_checkpoint_is_fetched(
+    command: Command, registry: Registry, tmp_path: Path
+) -> None:
+    (made,) = trained(registry, steps=1)
+    file, tensor = tmp_path / "file", tmp_path / "tensor"
+    one = command(
+        "checkpoint", "fetch", made.reference, "--to", file, "--only", "model.safetensors"
+    )
+    two = command("checkpoint", "fetch", made.reference, "--to", tensor, "--tensor", "weight")
+    both = command(
+        *("checkpoint", "fetch", made.reference, "--to", tmp_path / "x"),
+        *("--only", "state.json", "--tensor", "weight"),
+    )
+
+    assert (one.code, two.code, both.code) == (0, 0, 2)
+    assert [path.name for path in file.iterdir()] == ["model.safetensors"]
+    assert [path.name for path in tensor.iterdir()] == ["tensors.safetensors"]
