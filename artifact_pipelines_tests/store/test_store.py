@@ -54,7 +54,13 @@ def lowered(window: int = 1024) -> Iterator[None]:
 
 def lowered_cuts(window: int = 1024) -> AbstractContextManager[object]:
     """Return a patch under which a few bytes are a large tensor."""
-    return mock.patch.multiple(chunking, MIN_OWN=window // 16, MAX_CHUNK=window)
+    return mock.patch.multiple(
+        chunking,
+        MIN_OWN=window // 16,
+        MAX_CHUNK=window,
+        MIN_CONTENT=window,
+        MAX_CONTENT=window,
+    )
 
 
 class Shelf:
