@@ -5,7 +5,9 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -117,6 +119,48 @@ class Postgres:
             self._server.cleanup()
         if not keep:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class Forwarded:
+    """A TCP port of this machine that leads to a server's socket."""
+
+    def __init__(self, server: Postgres) -> None:
+        """Forward to a server once this is entered."""
+        url = server.url
+        self._path = f"{url.query['host']}/.s.PGSQL.{url.port or 5432}"
+        self._listener = socket.socket()
+
+    def __enter__(self) -> tuple[str, int]:
+        """Listen, and return the host and port."""
+        self._listener.bind(("127.0.0.1", 0))
+        self._listener.listen()
+        threading.Thread(target=self._accept, daemon=True).start()
+        return "127.0.0.1", int(self._listener.getsockname()[1])
+
+    def __exit__(self, *_: object) -> None:
+        """Listen no more."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.socket(socket.AF_UNIX)
+                far.connect(self._path)
+                for source, sink in ((near, far), (far, near)):
+                    threading.Thread(target=_pump, args=(source, sink), daemon=True).start()
+
+
+def _pump(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(1 << 16):
+            sink.sendall(data)
+    for end in (source, sink):
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+        end.close()
 
 
 @dataclass

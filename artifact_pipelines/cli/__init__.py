@@ -17,6 +17,7 @@ from artifact_pipelines.cli import (
     starting,
     sweeping,
     training,
+    up,
 )
 from artifact_pipelines.cli.opening import settings
 from artifact_pipelines.cli.output import Json, complain, note
@@ -118,6 +119,7 @@ app.command()(auditing.doctor)
 app.command()(starting.init)
 training.runs.command("start")(sweeping.start_runs)
 training.runs.command("withdraw")(sweeping.withdraw_run)
+app.command()(up.up)
 app.add_typer(training.runs, name="run")
 app.add_typer(training.checkpoints, name="checkpoint")
 app.add_typer(serving.models, name="model")

@@ -125,7 +125,7 @@ class Opened:
         return found
 
     def _begin(self) -> None:
-        if not self.catalog.read(_has_ledger):
+        if not self.catalog.read(has_ledger):
             if next(self.store.backend.keys("leaves/"), None) is not None:
                 raise BehindError(
                     f"the catalog {self._place} is empty, but the store {self.store.backend.url} "
@@ -251,5 +251,6 @@ def parts(
     return catalog, backend, KeyFolder(keys or home / "keys")
 
 
-def _has_ledger(conn: sa.Connection) -> bool:
+def has_ledger(conn: sa.Connection) -> bool:
+    """Return whether a catalog has a ledger yet."""
     return conn.execute(sa.select(tables.ledger_head.c.id)).first() is not None

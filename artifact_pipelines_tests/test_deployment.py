@@ -1,0 +1,201 @@
+"""What is under deploy/ is what Dagster, Kubernetes and this package really accept."""
+
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import kubernetes_validate  # type: ignore[import-untyped]
+import pytest
+import yaml
+
+from artifact_pipelines_tests.databases import Forwarded, Postgres
+
+ROOT = Path(__file__).parent.parent
+PRODUCTION = ROOT / "deploy" / "production"
+KUBERNETES = PRODUCTION / "kubernetes"
+CLUSTER = "1.33"
+NO_MANIFESTS = {"dagster.yaml", "workspace.yaml", "kustomization.yaml"}
+SECRETS = {"dagster-postgres", "catalog", "object-store"}
+
+
+def read(file: Path) -> Any:  # noqa: ANN401 - whatever YAML holds
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
+
+
+def manifests() -> list[dict[str, Any]]:
+    return [
+        document
+        for file in sorted(KUBERNETES.glob("*.yaml"))
+        if file.name not in NO_MANIFESTS
+        for document in yaml.safe_load_all(file.read_text(encoding="utf-8"))
+    ]
+
+
+def deployments() -> dict[str, dict[str, Any]]:
+    return {one["metadata"]["name"]: one for one in manifests() if one["kind"] == "Deployment"}
+
+
+def container(deployment: Mapping[str, Any]) -> dict[str, Any]:
+    (found,) = deployment["spec"]["template"]["spec"]["containers"]
+    return dict(found)
+
+
+@pytest.fixture
+def database(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A database for Dagster, reached over TCP as in production."""
+    with Forwarded(postgres) as (host, port):
+        name = str(postgres.database()).partition("?")[0].rpartition("/")[2]
+        for variable, text in {
+            "DAGSTER_POSTGRES_HOST": host,
+            "DAGSTER_POSTGRES_PORT": str(port),
+            "DAGSTER_POSTGRES_USER": "postgres",
+            "DAGSTER_POSTGRES_PASSWORD": "not asked for",
+            "DAGSTER_POSTGRES_DB": name,
+            "DAGSTER_LOG_BUCKET": "logs",
+        }.items():
+            monkeypatch.setenv(variable, text)
+        yield name
+
+
+def test_the_production_instance_is_accepted_and_works(database: str, tmp_path: Path) -> None:
+    shutil.copy(PRODUCTION / "dagster.yaml", tmp_path)
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        instance.add_dynamic_partitions("digits_runs", [database])
+
+        assert instance.get_dynamic_partitions("digits_runs") == [database]
+        assert type(instance.event_log_storage).__name__ == "PostgresEventLogStorage"
+        assert type(instance.compute_log_manager).__name__ == "S3ComputeLogManager"
+        assert not instance.telemetry_enabled
+        assert instance.get_settings("run_retries")["retry_on_asset_or_op_failure"] is False
+
+
+def test_on_kubernetes_runs_are_jobs(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = read(KUBERNETES / "dagster.yaml")
+    # Outside of a cluster its address has to come from a file.
+    config["run_launcher"]["config"] |= {
+        "load_incluster_config": False,
+        "kubeconfig_file": str(tmp_path / "kubeconfig"),
+    }
+    (tmp_path / "kubeconfig").write_text(KUBECONFIG)
+    (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        assert database
+        assert type(instance.run_launcher).__name__ == "K8sRunLauncher"
+
+
+def test_kubernetes_differs_in_its_launcher_alone() -> None:
+    plain, cluster = read(PRODUCTION / "dagster.yaml"), read(KUBERNETES / "dagster.yaml")
+
+    del plain["run_launcher"], cluster["run_launcher"]
+    assert plain == cluster
+    assert read(PRODUCTION / "workspace.yaml") == read(KUBERNETES / "workspace.yaml")
+
+
+@pytest.mark.parametrize(
+    "manifest", manifests(), ids=lambda one: f"{one['kind']}-{one['metadata']['name']}"
+)
+def test_kubernetes_accepts_each_manifest(manifest: dict[str, Any]) -> None:
+    kubernetes_validate.validate(manifest, CLUSTER, strict=True)
+
+
+def test_the_schema_is_really_looked_at() -> None:
+    broken = next(one for one in manifests() if one["kind"] == "Deployment")
+    broken["spec"]["replicaz"] = 2
+
+    with pytest.raises(kubernetes_validate.ValidationError, match="replicaz"):
+        kubernetes_validate.validate(broken, CLUSTER, strict=True)
+
+
+def test_the_folder_lists_every_manifest() -> None:
+    listed = read(KUBERNETES / "kustomization.yaml")
+
+    files = {file.name for file in KUBERNETES.glob("*.yaml")} - NO_MANIFESTS
+    assert set(listed["resources"]) == files
+
+
+@pytest.mark.parametrize("name", deployments())
+def test_each_service_is_watched_bounded_and_unprivileged(name: str) -> None:
+    found = deployments()[name]
+    pod, main = found["spec"]["template"]["spec"], container(found)
+
+    assert {"startupProbe", "readinessProbe", "livenessProbe"} <= set(main)
+    assert main["resources"]["limits"]["memory"]
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert main["securityContext"]["allowPrivilegeEscalation"] is False
+    assert main["securityContext"]["readOnlyRootFilesystem"]
+    assert {volume["name"] for volume in pod["volumes"]} == {
+        mount["name"] for mount in main["volumeMounts"]
+    }
+
+
+def test_secrets_are_named_and_never_written_down() -> None:
+    text = "".join(file.read_text() for file in PRODUCTION.rglob("*") if file.is_file())
+    asked = {
+        source["secretRef"]["name"]
+        for found in deployments().values()
+        for source in container(found)["envFrom"]
+        if "secretRef" in source
+    }
+
+    assert asked == SECRETS
+    assert set(read(KUBERNETES / "dagster.yaml")["run_launcher"]["config"]["env_secrets"]) == asked
+    assert not re.search(r"(PASSWORD|SECRET_ACCESS_KEY)=[^\s]", text)
+
+
+def test_compose_and_kubernetes_run_the_same_commands() -> None:
+    services = read(PRODUCTION / "compose.yaml")["services"]
+    services.pop("postgres")
+
+    assert set(services) == set(deployments())
+    for name, found in deployments().items():
+        here = [word.rpartition("/")[2] for word in container(found)["args"]]
+        assert here == [str(word) for word in services[name]["command"]], name
+        assert services[name]["healthcheck"]["test"]
+
+
+def test_one_daemon_is_stopped_before_the_next_starts() -> None:
+    found = deployments()["daemon"]["spec"]
+
+    assert found["replicas"] == 1
+    assert found["strategy"] == {"type": "Recreate"}
+
+
+def test_auditors_get_a_server_that_refuses_changes() -> None:
+    assert "--read-only" in container(deployments()["webserver-read-only"])["args"]
+    assert "--read-only" not in container(deployments()["webserver"])["args"]
+
+
+def test_every_location_of_the_workspace_has_a_server() -> None:
+    hosts = {
+        entry["grpc_server"]["host"] for entry in read(KUBERNETES / "workspace.yaml")["load_from"]
+    }
+    served = {one["metadata"]["name"] for one in manifests() if one["kind"] == "Service"}
+
+    assert hosts <= served
+    assert hosts <= set(read(PRODUCTION / "compose.yaml")["services"])
+
+
+def test_the_variables_that_are_asked_for_are_in_the_example() -> None:
+    asked = set(re.findall(r"\{env: (\w+)\}", (PRODUCTION / "dagster.yaml").read_text()))
+    compose = read(PRODUCTION / "compose.yaml")["x-image"]["environment"]
+    example = (PRODUCTION / "secrets.env.example").read_text()
+    given = set(compose) | set(re.findall(r"^(\w+)=", example, re.MULTILINE))
+
+    assert asked <= given
+    assert {"ARTIFACT_PIPELINES_CATALOG_URL", "ARTIFACT_PIPELINES_STORE_URL"} <= given
+
+
+KUBECONFIG = """\
+apiVersion: v1
+kind: Config
+current-context: test
+clusters: [{name: test, cluster: {server: "http://127.0.0.1:1"}}]
+contexts: [{name: test, context: {cluster: test, user: test}}]
+users: [{name: test, user: {}}]
+"""
