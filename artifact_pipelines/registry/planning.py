@@ -102,7 +102,11 @@ class Planning(Holding):
         items = self.plan_items(project, policy)
         for there in self._pending(project):
             mine = self.plan_items(project, policy, excepted=there.id)
-            if there.policy == policy.digest and there.items == tuple(mine):
+            left = {item.artifact for item in mine}
+            # What an interrupted plan has done already is no reason for another one.
+            if there.policy == policy.digest and mine == [
+                item for item in there.items if item.artifact in left
+            ]:
                 return there
         retain = policy.retention
 

@@ -1,145 +1,225 @@
-"""A process that is killed after any step leaves the old state or the new one."""
+"""A process that is killed at any point leaves the old state or the new one, and loses nothing."""
 
-import os
-import signal
-from collections.abc import Callable
+import itertools
+import random
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from artifact_pipelines.domain.record import Kind, Record
+from artifact_pipelines.domain.policy import Policy
+from artifact_pipelines.errors import ArtifactError
 from artifact_pipelines.registry import Registry, open_registry
-from artifact_pipelines.registry.publishing import Draft
-from artifact_pipelines.registry.steps import Steps
-from artifact_pipelines_tests import building
+from artifact_pipelines_tests import building, crashing
 from artifact_pipelines_tests.building import PROJECT
+from artifact_pipelines_tests.crashing import Work
 
-PUBLISH = [
-    "session_opened",
-    "chunks_written",
-    "packs_sealed",
-    "object_written",
-    "committed",
-    "exported",
-]
-MOVE = ["session_opened", "chunks_written", "packs_sealed", "committed", "exported"]
-PROMOTE = ["decided", "committed", "exported", "signed"]
+RETENTION = {"keep": {"last": 1, "best": 0}, "forget_after": "0s", "max_share": 1.0}
 
 
-def killed_after(label: str, steps: Callable[[], Steps[object]]) -> None:
-    """Take the steps up to a label in a child process that then kills itself."""
-    child = os.fork()
-    if child == 0:
-        try:
-            for reached in steps():
-                if reached == label:
-                    os.kill(os.getpid(), signal.SIGKILL)
-        finally:
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status), f"the child never reached {label}"
+@dataclass(frozen=True)
+class Case:
+    """A use case that is killed.
+
+    Attributes:
+        work: The use case; run to its end after a kill, it must succeed.
+        reached: The references that must be there once it has succeeded.
+        gone: The references that must be forgotten then.
+        tier: The tier that every checkpoint must be in then.
+    """
+
+    work: Work
+    reached: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
+    tier: str | None = None
 
 
-@pytest.mark.parametrize("label", PUBLISH)
-def test_a_killed_publish_leaves_old_or_new(tmp_path: Path, label: str) -> None:
-    home = tmp_path / "home"
+def publish(registry: Registry) -> None:
+    run = registry.run(PROJECT, "run-1").artifact
+    files: dict[str, Path | bytes] = {
+        "model.safetensors": building.tensors(77),
+        "optimizer.safetensors": building.tensors(1_500),  # as that of step 0 of run-1
+    }
+    registry.publish_checkpoint(run, files, step=9)
+
+
+def promote(registry: Registry) -> None:
+    registry.promote("digits/v2", "production")
+
+
+def plan(registry: Registry) -> None:
+    registry.plan_retention(PROJECT)
+
+
+def apply(registry: Registry) -> None:
+    registry.apply_plan(registry.approve_plan(registry.plan_retention(PROJECT).id).id)
+
+
+def archive(registry: Registry) -> None:
+    registry.archive(["digits/run-1", "digits/run-2"])
+
+
+def restore(registry: Registry) -> None:
+    registry.restore(["digits/run-1", "digits/run-2"])
+
+
+def compact(registry: Registry) -> None:
+    registry.slim("digits/run-2@0", reason="small")
+    registry.compact()
+
+
+def prune(registry: Registry) -> None:
+    registry.prune(grace=0)
+
+
+CASES = {
+    "publish": Case(publish, reached=("digits/run-1@9",)),
+    "promote": Case(promote),
+    "plan": Case(plan),
+    "apply": Case(apply, gone=("digits/run-1@0", "digits/run-2@0", "digits/run-2@1")),
+    "archive": Case(archive, tier="cold"),
+    "restore": Case(restore, tier="hot"),
+    "compact": Case(compact),
+    "prune": Case(prune),
+}
+
+
+def made(home: Path, source: Path | None, *works: Work) -> Path:
+    """Return a home in which use cases were run, begun as a copy of another."""
+    if source is not None:
+        shutil.copytree(source, home)
     with open_registry(home, actor="tester") as registry:
-        run = registry.start_run(PROJECT, "run-1")
-        registry.publish_checkpoint(run, {"model.safetensors": building.tensors(1)}, step=1)
-        record = Record(Kind.CHECKPOINT, PROJECT, "run-1", content="0" * 64, run=run.id, step=2)
-        draft = Draft(record, {"model.safetensors": building.tensors(2)})
-        killed_after(label, lambda: registry.publish(draft))
-
-    with open_registry(home, actor="tester") as reopened:
-        there = [checkpoint.step for checkpoint in reopened.checkpoints(PROJECT, "run-1")]
-        assert there == ([1, 2] if label in {"committed", "exported"} else [1])
-        again = reopened.publish_checkpoint(run, {"model.safetensors": building.tensors(2)}, step=2)
-        assert reopened.read(again.reference, "model.safetensors") == building.tensors(2)
-        expire_sessions(reopened)
-        assert reopened.prune(grace=0).disagreements == ()
-        assert all_stored_is_needed(reopened)
-        assert reopened.verify_ledger().problems == ()
-        assert reopened.verify("digits/run-1@1").ok
-        assert reopened.verify("digits/run-1@2").ok
+        for work in works:
+            work(registry)
+    return home
 
 
-@pytest.mark.parametrize("label", PROMOTE)
-def test_a_killed_promotion_leaves_old_or_new(tmp_path: Path, label: str) -> None:
-    home = tmp_path / "home"
-    with open_registry(home, actor="tester") as registry:
-        old = building.promoted(registry, "run-1")
-        new = building.candidate(registry, "run-2", seed=2)
-        building.approve(registry, new)
-        killed_after(label, lambda: registry.promotion(new, "production"))
-
-    with open_registry(home, actor="tester") as reopened:
-        served = reopened.resolve("digits@production")
-        assert served.model == (new if label == "signed" else old)
-        assert served.pending == (label in {"committed", "exported"})
-        reopened.promote(new.reference, "production")
-        assert reopened.resolve("digits@production").model == new
-        assert len(reopened.history(PROJECT, "production")) == 2
-        assert reopened.verify_ledger().problems == ()
+def populate(registry: Registry) -> None:
+    building.promoted(registry, "run-1")
+    building.approve(registry, building.candidate(registry, "run-2", seed=2))
+    registry.prune()  # plants the canary
 
 
-@pytest.mark.parametrize("action", ["archive", "restore", "compact"])
-@pytest.mark.parametrize("label", MOVE)
-def test_a_killed_move_leaves_old_or_new(tmp_path: Path, action: str, label: str) -> None:
-    home = tmp_path / "home"
-    with open_registry(home, actor="tester") as registry:
-        made = building.trained(registry, steps=3)
-        references = [found.reference for found in made]
-        expected = [registry.read(reference, "model.safetensors") for reference in references]
-        if action == "restore":
-            registry.archive(references)
-        if action == "compact":
-            registry.slim(references[0], reason="small")
-        killed_after(label, lambda: moving(registry, action, references))
-
-    with open_registry(home, actor="tester") as reopened:
-        done = label in {"committed", "exported"}
-        former, tier = {
-            "archive": ("hot", "cold"),
-            "restore": ("cold", "hot"),
-            "compact": ("hot", "hot"),
-        }[action]
-        assert reopened.get(made[0].id).tier == (tier if done else former)
-        expire_sessions(reopened)
-        assert reopened.prune(grace=0).disagreements == ()
-        for reference, data in zip(references, expected, strict=True):
-            assert reopened.read(reference, "model.safetensors") == data
-        for _ in moving(reopened, action, references):
-            pass
-        assert reopened.prune(grace=0).disagreements == ()
-        assert all_stored_is_needed(reopened)
-        assert {reopened.get(found.id).tier for found in made} == {tier}
-        assert all(reopened.verify(reference).ok for reference in references)
-        assert reopened.verify_ledger().problems == ()
+def tighten(registry: Registry) -> None:
+    document = {**building.POLICY.document(), "retention": RETENTION}
+    registry.set_policy(PROJECT, Policy.of(document))
 
 
-def moving(registry: Registry, action: str, references: list[str]) -> Steps[object]:
-    """Return the steps of a move."""
-    if action == "archive":
-        return registry.archiving(references)
-    if action == "restore":
-        return registry.restoring(references)
-    return registry.compacting()
+@pytest.fixture(scope="module")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Homes in which each use case has something to do."""
+    folder = tmp_path_factory.mktemp("kills")
+    full = made(folder / "full", None, populate)
+    retiring = made(folder / "retiring", full, tighten)
+    return {
+        "publish": full,
+        "promote": full,
+        "plan": retiring,
+        "apply": retiring,
+        "archive": full,
+        "restore": made(folder / "archived", full, archive),
+        "compact": full,
+        "prune": made(folder / "applied", retiring, apply),
+    }
 
 
-def expire_sessions(registry: Registry) -> None:
-    registry.catalog.write(lambda tx: tx.conn.exec_driver_sql("update session set lease_until = 0"))
-
-
-def all_stored_is_needed(registry: Registry) -> bool:
-    """Return whether the store holds no pack or publish object that nothing cites."""
-    backend = registry.store.backend
-    packs = {key.rpartition("/")[2] for key in backend.keys("packs/")}
-    needed = set(
-        registry.catalog.read(
-            lambda conn: conn.exec_driver_sql("select pack from artifact_pack").scalars()
+def unreadable(registry: Registry) -> list[str]:
+    """Return the files of artifacts that are not forgotten whose bytes cannot be had."""
+    rows = registry.catalog.read(
+        lambda conn: list(
+            conn.exec_driver_sql("select id, object from artifact where state = 'live'")
         )
     )
-    artifacts = registry.catalog.read(
-        lambda conn: conn.exec_driver_sql("select count(*) from artifact").scalar_one()
+    removed: dict[str, set[str]] = {}
+    for one in registry.catalog.read(
+        lambda conn: list(
+            conn.exec_driver_sql(
+                "select artifact, sha256 from artifact_file where state = 'removed'"
+            )
+        )
+    ):
+        removed.setdefault(one.artifact, set()).add(one.sha256)
+    lost = []
+    for row in rows:
+        for file, chunks in registry.publication_of(row.id, row.object).chunks.items():
+            if file in removed.get(row.id, ()):
+                continue
+            try:
+                list(registry.store.read_file(chunks, registry.locate, file))
+            except (ArtifactError, OSError) as error:
+                lost.append(f"{row.id[:12]}: {error}")
+    return lost
+
+
+def survive(home: Path, name: str, points: list[str], *, ledger: bool) -> int:
+    """Kill a use case at one point after another, and check that nothing was lost.
+
+    Returns:
+        How often it was killed: what one leaves behind, the next may not have to do again.
+    """
+    case, killed = CASES[name], 0
+    with open_registry(home, actor="tester") as registry:
+        before = {found.id for found in registry.checkpoints(PROJECT)}
+    for point in points:
+        killed += crashing.kill_at(home, case.work, int(point.split()[0]))
+    with open_registry(home, actor="tester") as registry:
+        assert before <= {found.id for found in registry.checkpoints(PROJECT)}
+        assert unreadable(registry) == [], points
+        crashing.expire(registry)
+        case.work(registry)
+        assert all(registry.verify(reference).ok for reference in case.reached), points
+        assert all(registry.find(gone).state == "forgotten" for gone in case.gone), points
+        assert all(registry.lineage(gone) for gone in case.gone), points
+        tiers = {found.tier for found in registry.checkpoints(PROJECT)}
+        assert case.tier is None or tiers == {case.tier}, points
+        assert registry.prune(grace=0).disagreements == (), points
+        assert unreadable(registry) == [], points
+        assert stored_in_vain(registry) == [], points
+        if ledger:
+            assert registry.verify_ledger().problems == (), points
+    return killed
+
+
+def stored_in_vain(registry: Registry) -> list[str]:
+    """Return the packs and publish objects that nothing cites, all of which prune removes."""
+    backend, read = registry.store.backend, registry.catalog.read
+    needed = set(
+        read(lambda conn: conn.exec_driver_sql("select pack from artifact_pack").scalars())
     )
-    return packs <= needed and len(list(backend.keys("publish/"))) == artifacts
+    cited = {
+        f"publish/{row.id}/{row.object}"
+        for row in read(lambda conn: list(conn.exec_driver_sql("select id, object from artifact")))
+    }
+    packs = {key.rpartition("/")[2] for key in backend.keys("packs/")}
+    return sorted(packs - needed) + sorted(set(backend.keys("publish/")) - cited)
+
+
+def sweep(homes: dict[str, Path], name: str, kills: int, seed: int) -> None:
+    """Kill a use case so many times: at every point in turn, several times in one home."""
+    labels = crashing.points(homes[name], CASES[name].work)
+    order = itertools.cycle(random.Random(seed).sample(labels, len(labels)))
+    count = 0
+    while kills > 0:
+        with crashing.copied(homes[name]) as home:
+            kills -= survive(home, name, [next(order) for _ in range(4)], ledger=count % 8 == 0)
+        count += 1
+
+
+def test_there_are_enough_points_to_die_at(homes: dict[str, Path]) -> None:
+    found = {name: crashing.points(homes[name], case.work) for name, case in CASES.items()}
+
+    assert sum(len(labels) for labels in found.values()) >= 60, found
+    assert all(found.values())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_kill_at_any_point_loses_nothing(homes: dict[str, Path], name: str) -> None:
+    sweep(homes, name, kills=304 // len(CASES), seed=1)
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(3_600)
+@pytest.mark.parametrize("name", CASES)
+def test_three_thousand_kills_lose_nothing(homes: dict[str, Path], name: str) -> None:
+    sweep(homes, name, kills=3_200 // len(CASES), seed=2)
