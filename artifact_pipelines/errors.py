@@ -173,6 +173,10 @@ class HeldError(RefusedError):
     """Bytes that may not go, because something relies on them."""
 
 
+class SchemaRefusedError(RefusedError):
+    """A version of a schema that would leave consumers unable to read."""
+
+
 class PlanRefusedError(RefusedError):
     """A retention plan that may not be approved or applied."""
 

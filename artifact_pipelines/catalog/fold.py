@@ -213,6 +213,20 @@ def _policy_set(tx: Transaction, leaf: Leaf, body: Body) -> None:
     )
 
 
+def _schema_register(tx: Transaction, leaf: Leaf, body: Body) -> None:
+    said = _statement(body)
+    tx.conn.execute(
+        sa.insert(tables.layout).values(
+            project=said["project"],
+            name=said["name"],
+            version=said["version"],
+            digest=said["layout"],
+            mode=said["mode"],
+            seq=leaf.seq,
+        )
+    )
+
+
 def _verdict(tx: Transaction, leaf: Leaf, body: Body) -> None:
     said = _statement(body)
     tx.conn.execute(
@@ -468,6 +482,7 @@ _HANDLERS: Mapping[str, Callable[[Transaction, Leaf, Body], None]] = {
     "key_revoke": _key_revoke,
     "key_rotate": _key_rotate,
     "policy_set": _policy_set,
+    "schema_register": _schema_register,
     "run_finish": _run_finish,
     "run_resume": _run_resume,
     "run_plan": _run_plan,

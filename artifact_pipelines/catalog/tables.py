@@ -221,6 +221,17 @@ signing_key = Table(
     Column("revoked", BigInteger, comment="the leaf that ended it"),
 )
 
+layout = Table(
+    "layout",
+    metadata,
+    Column("project", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("digest", Text, nullable=False, comment="SHA-256 of the stored document"),
+    Column("mode", Text, nullable=False, comment="what it was checked for when it was registered"),
+    Column("seq", BigInteger, nullable=False),
+)
+
 policy = Table(
     "policy",
     metadata,

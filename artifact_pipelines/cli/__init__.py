@@ -13,6 +13,7 @@ from artifact_pipelines.cli import (
     holding,
     keeping,
     proving,
+    schemas,
     serving,
     starting,
     sweeping,
@@ -124,6 +125,7 @@ app.add_typer(training.runs, name="run")
 app.add_typer(training.checkpoints, name="checkpoint")
 app.add_typer(serving.models, name="model")
 app.add_typer(training.datasets, name="dataset")
+app.add_typer(schemas.schemas, name="schema")
 app.add_typer(training.lineage, name="lineage")
 app.add_typer(keeping.retention, name="retention")
 app.add_typer(holding.holds, name="hold")

@@ -13,6 +13,7 @@ from artifact_pipelines.domain.gate import (
     Governance,
     MetricBound,
     NoWorse,
+    Schema,
     Serving,
 )
 from artifact_pipelines.domain.policy import Policy
@@ -87,7 +88,7 @@ def _checks(project: Project) -> list[dg.AssetCheckSpec]:
         ]
 
 
-def _said(gate: Gate) -> str:
+def _said(gate: Gate) -> str:  # noqa: PLR0911 (one branch for each form)
     """Return what a gate asks, as its check is described."""
     match gate:
         case NoWorse():
@@ -113,6 +114,8 @@ def _said(gate: Gate) -> str:
                 f"The model answers in a fresh process, within {gate.seconds:g} s and "
                 f"{gate.memory // 1_000_000} MB."
             )
+        case Schema():
+            return f"The model's files are laid out as the schema {gate.schema_} says."
         case Custom():
             return f"The project's own gate {gate.gate} lets the model through."
 

@@ -21,7 +21,9 @@ from artifact_pipelines.domain.lineage import QUESTIONS
 from artifact_pipelines.domain.part import Metric, Part
 
 FORMATS: Final = ("safetensors", "json", "parquet", "npy", "npz", "onnx", "csv", "text")
-GATE_FORMS: Final = frozenset({"bound", "no_worse", "formats", "custom", "governance", "serving"})
+GATE_FORMS: Final = frozenset(
+    {"bound", "no_worse", "formats", "custom", "governance", "schema", "serving"}
+)
 """What pydantic calls the forms; an error's path holds it, and no document does."""
 
 _SIZE: Final = re.compile(r"([0-9]{1,9})(MB|GB)")
@@ -179,6 +181,23 @@ class Governance(Part):
         return "governance"
 
 
+class Schema(Part):
+    """The model's files are laid out as a registered schema says.
+
+    Attributes:
+        schema_: The schema and its version, as `name@version`.
+    """
+
+    schema_: str = Field(
+        alias="schema", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}@[1-9][0-9]{0,8}$"
+    )
+
+    @property
+    def name(self) -> str:
+        """The name of the gate."""
+        return "schema"
+
+
 class Serving(Part):
     """A model answers by itself, in a fresh process that has only what it declares.
 
@@ -277,6 +296,8 @@ _KNOWN_BY: Final = (
     ("gate", "custom"),
     ("serving", "serving"),
     ("formats", "formats"),
+    ("schema", "schema"),
+    ("schema_", "schema"),
     ("no_worse_than", "no_worse"),
     ("licences", "governance"),
     ("sensitivity", "governance"),
@@ -303,6 +324,7 @@ Gate = Annotated[
     | Annotated[Formats, Tag("formats")]
     | Annotated[Custom, Tag("custom")]
     | Annotated[Governance, Tag("governance")]
+    | Annotated[Schema, Tag("schema")]
     | Annotated[Serving, Tag("serving")],
     Discriminator(_which),
 ]

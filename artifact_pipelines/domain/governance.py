@@ -19,6 +19,7 @@ from typing import Any
 from artifact_pipelines.domain import digest, naming
 from artifact_pipelines.domain.leaf import Leaf
 from artifact_pipelines.domain.policy import PRODUCTION, Policy
+from artifact_pipelines.domain.schema import Mode
 from artifact_pipelines.domain.signing import PublicKey, SignedStatement
 from artifact_pipelines.domain.stage import (
     ApprovalFact,
@@ -54,6 +55,7 @@ def begin(owner: str | None = None) -> State:
         "owner": owner,
         "keys": {},
         "policies": {},
+        "schemas": {},
         "pointers": {},
         "verdicts": {},
         "requests": {},
@@ -211,6 +213,18 @@ def _policy_set(state: State, leaf: Leaf, body: Body, policy_text: PolicyText) -
             "a statement counts once, so sign a new one with another nonce."
         )
     state["policies"][project] = {"digest": policy, "said": {**known["said"], statement: leaf.seq}}
+
+
+def _schema_register(state: State, leaf: Leaf, body: Body, _text: PolicyText) -> None:
+    said = _signed(state, leaf, body, "schema", "owner")
+    project, name, layout, mode = _texts(said, "project", "name", "layout", "mode")
+    place = f"{naming.check_project(project)}/{naming.check_schema(name)}"
+    digest.check_sha256(layout, "a layout")
+    known = state["schemas"].get(place, 0)
+    if type(said["version"]) is not int or said["version"] != known + 1:
+        raise GovernanceError(f"leaf {leaf.seq} is no version {known + 1} of the schema {place}.")
+    Mode(mode)
+    state["schemas"][place] = known + 1
 
 
 def _verdict(state: State, leaf: Leaf, body: Body, _text: PolicyText) -> None:
@@ -424,6 +438,7 @@ _HANDLERS: Mapping[str, Callable[[State, Leaf, Body, PolicyText], None]] = {
     "key_revoke": _key_revoke,
     "key_rotate": _key_rotate,
     "policy_set": _policy_set,
+    "schema_register": _schema_register,
     "verdict": _verdict,
     "request": _request,
     "approval": _approval,

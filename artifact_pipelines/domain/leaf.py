@@ -9,6 +9,7 @@ is sealed JSON: its fields and a salt, cited by the SHA-256 of its bytes. The bo
     key_rotate    statement {type: rotation, origin, name, key, public, reason}
     log_rotate    statement {type: log_key, origin, public, reason}
     policy_set    statement {type: policy, origin, project, policy, gates, nonce}
+    schema_register  statement {type: schema, origin, project, name, version, layout, mode}
     publish       kind, project, name, step, attempt, version, content, object,
                   object_sha256, annex
     run_finish    project, name, outcome, reason, annex

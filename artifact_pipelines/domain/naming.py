@@ -65,6 +65,11 @@ def check_dataset(name: str) -> str:
     return name
 
 
+def check_schema(name: str) -> str:
+    """Return a schema's name."""
+    return _checked(name, "schema")
+
+
 def check_stage(name: str) -> str:
     """Return a stage's name."""
     return _unambiguous(name, "stage")

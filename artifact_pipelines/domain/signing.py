@@ -31,6 +31,7 @@ STATEMENTS: Final = (
     "policy",
     "revocation",
     "rotation",
+    "schema",
     "verdict",
 )
 """The types of statement."""

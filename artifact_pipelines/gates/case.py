@@ -11,6 +11,7 @@ from typing import Any, Final, Generic, TypeVar
 from artifact_pipelines.domain.gate import MetricBound, NoWorse
 from artifact_pipelines.domain.lineage import Ancestry
 from artifact_pipelines.domain.policy import Policy
+from artifact_pipelines.domain.schema import Layout
 from artifact_pipelines.errors import SandboxError
 from artifact_pipelines.gates.sandbox import Sandbox
 
@@ -75,6 +76,7 @@ class Case:
         dataset: Returns the folder of the dataset of a name that the model was judged on or
             trained on, if there is one.
         ancestry: Returns what the model was made from.
+        layout: Returns the layout that `name@version` names, if it is registered.
         sandbox: Where the project's own code runs.
     """
 
@@ -86,6 +88,7 @@ class Case:
     baseline: Callable[[], Path | None]
     dataset: Callable[[str], Path | None]
     ancestry: Callable[[], Ancestry]
+    layout: Callable[[str], Layout]
     sandbox: Sandbox
 
     @property

@@ -41,6 +41,11 @@ _CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")
 
 def check_safetensors(file: BinaryIO, size: int) -> None:
     """Check that a header describes every byte behind it exactly once."""
+    read_safetensors(file, size)
+
+
+def read_safetensors(file: BinaryIO, size: int) -> dict[str, Any]:
+    """Return the type, shape and place of each tensor, checked like the whole file."""
     file.seek(0)
     length = _U64.unpack(_exactly(file, _U64.size))[0]
     if length > min(MAX_SAFETENSORS_HEADER, size - _U64.size):
@@ -59,6 +64,7 @@ def check_safetensors(file: BinaryIO, size: int) -> None:
     held = size - _U64.size - length
     if end != held:
         raise InvalidFormatError(f"its tensors take {end} bytes and the file holds {held}")
+    return header
 
 
 def _span(name: str, tensor: object) -> tuple[int, int]:

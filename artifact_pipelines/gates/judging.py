@@ -14,13 +14,23 @@ from artifact_pipelines.domain.gate import (
     Governance,
     MetricBound,
     NoWorse,
+    Schema,
     Serving,
 )
 from artifact_pipelines.domain.part import Part
 from artifact_pipelines.domain.policy import Policy
 from artifact_pipelines.domain.verdict import Finding
 from artifact_pipelines.errors import SandboxError
-from artifact_pipelines.gates import custom, data, governance, integrity, metrics, safety, serving
+from artifact_pipelines.gates import (
+    custom,
+    data,
+    governance,
+    integrity,
+    layout,
+    metrics,
+    safety,
+    serving,
+)
 from artifact_pipelines.gates.case import Case
 from artifact_pipelines.gates.guard import gate_code_digest, guarded
 from artifact_pipelines.gates.sandbox import Sandbox
@@ -30,6 +40,7 @@ GATES: Final[Mapping[type[Part], Callable[[Any, Case], Finding]]] = {
     Governance: governance.governance_gate,
     MetricBound: metrics.bound_gate,
     NoWorse: metrics.no_worse_gate,
+    Schema: layout.schema_gate,
     Serving: serving.serving_gate,
 }
 """How each form of a gate is judged; `formats` are what the safety gate allows."""

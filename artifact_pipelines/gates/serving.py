@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +15,8 @@ from typing import Any, Final
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from artifact_pipelines.domain.gate import Serving
+from artifact_pipelines.domain.gate import Schema, Serving
+from artifact_pipelines.domain.schema import Layout, json_type, misfits
 from artifact_pipelines.domain.verdict import Finding
 from artifact_pipelines.gates import alone
 from artifact_pipelines.gates.case import TABLES, Case
@@ -48,11 +50,14 @@ def serving_gate(gate: Serving, case: Case) -> Finding:
         answer = ask_alone(request, gate.seconds, gate.memory)
     except GoneError as error:
         return _failed(gate, f"the model's own process {error}")
+    rows = len(next(iter(inputs.values()))["values"])
     if "raised" in answer:
         missing = ", ".join(answer["undeclared"])
         more = f"; it asked for {missing}, which is not declared" if missing else ""
         return _failed(gate, f"it raised {answer['raised']}{more}")
-    return _judged(gate, answer, len(next(iter(inputs.values()))["values"]), expected)
+    found = _judged(gate, answer, rows, expected)
+    wrong = [] if not found.passed else _against_schema(case, inputs, answer["answers"])
+    return found if not wrong else replace(found, passed=False, reasons=tuple(wrong))
 
 
 def ask_alone(request: Mapping[str, Any], seconds: float, memory: int) -> dict[str, Any]:
@@ -154,6 +159,30 @@ def _judged(
     if expected is not None and not wrong:
         kept += f"; {values['serving_agreement']:.0%} as the golden answers say"
     return Finding(gate.name, not wrong, tuple(wrong) or (kept,), values, evidence)
+
+
+def _against_schema(case: Case, inputs: Mapping[str, Any], answers: Sequence[Any]) -> list[str]:
+    """Return where inputs and answers are not what the policy's schema says, if it has one."""
+    wrong: dict[str, None] = {}
+    for gate in case.policy.gates:
+        if not isinstance(gate, Schema):
+            continue
+        layout = case.layout(gate.schema_)
+        if layout.inputs:
+            for row in zip(*(column["values"] for column in inputs.values()), strict=True):
+                kinds = {name: json_type(value) for name, value in zip(inputs, row, strict=True)}
+                wrong |= dict.fromkeys(misfits("the input ", layout.inputs, kinds, layout.extra))
+        if layout.outputs:
+            for answer in answers:
+                # An answer without names is the only output.
+                named = answer if isinstance(answer, Mapping) else {_sole(layout): answer}
+                kinds = {name: json_type(value) for name, value in named.items()}
+                wrong |= dict.fromkeys(misfits("the output ", layout.outputs, kinds, layout.extra))
+    return list(wrong)[:EXAMPLES]
+
+
+def _sole(layout: Layout) -> str:
+    return next(iter(layout.outputs)) if len(layout.outputs) == 1 else "without a name"
 
 
 def _failed(gate: Serving, *reasons: str) -> Finding:

@@ -18,13 +18,14 @@ from artifact_pipelines.errors import PolicyError, TrainerError
 from artifact_pipelines.gates import judging
 from artifact_pipelines.gates.case import Case
 from artifact_pipelines.gates.sandbox import Sandbox
+from artifact_pipelines.registry.describing import Describing
 from artifact_pipelines.registry.keys import SERVICE
 from artifact_pipelines.registry.promoting import Promoting
 from artifact_pipelines.registry.publishing import Publishing
 from artifact_pipelines.registry.reading import Artifact
 from artifact_pipelines.registry.tracing import Tracing
 
-_NO_METRICS = ("baseline_", "difference_", "limit_", "lineage_", "serving_", "slice_")
+_NO_METRICS = ("baseline_", "difference_", "limit_", "lineage_", "schema_", "serving_", "slice_")
 """What the figures of a verdict begin with that are no metrics of the model."""
 
 
@@ -63,7 +64,7 @@ class Evaluation:
     chosen: Artifact | None
 
 
-class Evaluating(Publishing, Promoting, Tracing):
+class Evaluating(Publishing, Promoting, Tracing, Describing):
     """The registry, as far as models are judged."""
 
     def evaluate(self, project: str, run: str) -> Evaluation:
@@ -167,6 +168,7 @@ class Evaluating(Publishing, Promoting, Tracing):
                 baseline=lambda: None if baseline is None else fetched(baseline, "baseline"),
                 dataset=dataset,
                 ancestry=lambda: self.ancestry(model.id),
+                layout=lambda name: self.layout(self.schema(model.project, name)),
                 sandbox=sandbox,
             )
             return judging.judge(case), code

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import artifact_pipelines
+from artifact_pipelines.domain.schema import Layout
 from artifact_pipelines.registry import Registry
 from artifact_pipelines_tests.building import promoted
 from artifact_pipelines_tests.cli.conftest import Command, damage
@@ -31,6 +32,8 @@ COMMANDS = {
     "model show": ["digits/v1"],
     "model promote": ["digits/v1", "--stage", "production"],
     "model history": ["digits"],
+    "schema list": [],
+    "schema show": ["digits", "mlp"],
     "lineage show": ["digits/v1"],
     "retention plan": ["digits"],
     "hold place": ["digits/a@2", "--name", "case", "--reason", "asked for"],
@@ -76,6 +79,8 @@ def test_a_command_prints_the_fields_that_are_documented(
     promoted(registry, "a")
     if command_ == "storage scrub":
         damage(registry, home, "digits/a@1")
+    if command_.startswith("schema"):
+        registry.register_schema("digits", "mlp", Layout.of({"files": ["model.safetensors"]}))
     if command_ in {"hold list", "hold lift"}:
         registry.place_hold("digits/a@2", "case", "asked for")
     said = command(*command_.split(), *COMMANDS[command_], "--json")

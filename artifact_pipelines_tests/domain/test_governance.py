@@ -671,3 +671,47 @@ def test_without_a_key_no_rows_move_a_pointer(
 
     assert (log.state["pointers"], log.state["policies"][PROJECT]["digest"]) == before
     assert log.state["keys"] == keys
+
+
+# Schemas
+
+
+def schema_said(version: object, **changes: Any) -> dict[str, Any]:
+    said = {"type": "schema", "origin": ORIGIN, "project": PROJECT, "name": "mlp"}
+    return {**said, "version": version, "layout": "1" * 64, "mode": "FULL", **changes}
+
+
+def test_versions_of_a_schema_follow_each_other(log: Log) -> None:
+    log.sign("schema_register", schema_said(1), "owner")
+    log.sign("schema_register", schema_said(2), "owner")
+
+    assert log.state["schemas"] == {f"{PROJECT}/mlp": 2}
+
+
+@pytest.mark.parametrize(
+    "said, key",
+    [
+        (schema_said(1), "operator"),
+        (schema_said(2), "owner"),
+        (schema_said(0), "owner"),
+        (schema_said(True), "owner"),
+        (schema_said(1, mode="SIDEWAYS"), "owner"),
+        (schema_said(1, layout="1"), "owner"),
+        (schema_said(1, name="a/b"), "owner"),
+        (schema_said(1, type="policy"), "owner"),
+    ],
+)
+def test_a_schema_that_is_not_the_owners_next_is_refused(
+    log: Log, said: dict[str, Any], key: str
+) -> None:
+    with pytest.raises(GovernanceError):
+        log.sign("schema_register", said, key)
+
+    assert log.state["schemas"] == {}
+
+
+def test_a_version_of_a_schema_counts_once(log: Log) -> None:
+    log.sign("schema_register", schema_said(1), "owner")
+
+    with pytest.raises(GovernanceError, match="is no version 2"):
+        log.sign("schema_register", schema_said(1), "owner")

@@ -45,6 +45,7 @@ def served(model: Path, function: str = "times", **fields: Any) -> Finding:
             baseline=lambda: None,
             dataset=lambda _: None,
             ancestry=lambda: pytest.fail("no gate asked for it"),
+            layout=lambda _: pytest.fail("no gate asked for it"),
             sandbox=sandbox,
         )
         return serving_gate(gate, case)

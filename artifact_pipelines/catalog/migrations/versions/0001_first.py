@@ -243,6 +243,21 @@ def upgrade() -> None:
     )
     op.create_index("ix_plan_project", "plan", ["project"], unique=False)
     op.create_table(
+        "layout",
+        sa.Column("project", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("digest", sa.Text(), nullable=False, comment="SHA-256 of the stored document"),
+        sa.Column(
+            "mode",
+            sa.Text(),
+            nullable=False,
+            comment="what it was checked for when it was registered",
+        ),
+        sa.Column("seq", _BIG, nullable=False),
+        sa.PrimaryKeyConstraint("project", "name", "version", name="pk_layout"),
+    )
+    op.create_table(
         "policy",
         sa.Column("project", sa.Text(), nullable=False),
         sa.Column("digest", sa.Text(), nullable=False),

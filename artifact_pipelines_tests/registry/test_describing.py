@@ -1,0 +1,113 @@
+"""Schemas are versions that follow each other, and a gate holds models to one of them."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from artifact_pipelines.catalog.catalog import Catalog
+from artifact_pipelines.domain.policy import Policy
+from artifact_pipelines.domain.schema import Layout, Mode
+from artifact_pipelines.errors import SchemaRefusedError, UnknownArtifactError
+from artifact_pipelines.registry import Registry
+from artifact_pipelines.registry.auditing import facts
+from artifact_pipelines_tests.building import PROJECT
+
+MLP = Layout.of({"tensors": {"w": {"dtype": "F32", "shape": ["n", 4]}}})
+WIDER = Layout.of({"tensors": {"w": {"dtype": ["F32", "F16"], "shape": ["n", 4]}}})
+
+
+def test_versions_are_numbered_and_the_same_twice_is_one(registry: Registry) -> None:
+    first = registry.register_schema(PROJECT, "mlp", MLP)
+    again = registry.register_schema(PROJECT, "mlp", MLP)
+    second = registry.register_schema(PROJECT, "mlp", WIDER, Mode.BACKWARD)
+
+    assert first == again
+    assert [one.reference for one in registry.schemas(PROJECT)] == ["mlp@1", "mlp@2"]
+    assert registry.schema(PROJECT, "mlp") == second
+    assert registry.layout(registry.schema(PROJECT, "mlp@1")) == MLP
+    assert (first.mode, second.mode) == (Mode.FULL, Mode.BACKWARD)
+
+
+def test_a_version_that_consumers_cannot_read_is_refused(registry: Registry) -> None:
+    registry.register_schema(PROJECT, "mlp", MLP)
+    with pytest.raises(SchemaRefusedError, match="FORWARD: the tensor w may be F16, not F32"):
+        registry.register_schema(PROJECT, "mlp", WIDER)
+
+    assert len(registry.schemas(PROJECT, "mlp")) == 1
+    assert registry.check_schema(PROJECT, "mlp", WIDER, Mode.BACKWARD) == ()
+    assert registry.check_schema(PROJECT, "mlp", WIDER) != ()
+
+
+def test_a_mode_stays_until_another_is_named(registry: Registry) -> None:
+    registry.register_schema(PROJECT, "mlp", WIDER, Mode.BACKWARD)
+
+    with pytest.raises(SchemaRefusedError, match="BACKWARD: the tensor w may be F16"):
+        registry.register_schema(PROJECT, "mlp", MLP)
+    assert registry.register_schema(PROJECT, "mlp", MLP, Mode.FORWARD).version == 2
+
+
+def test_an_unknown_schema_says_how_to_register_it(registry: Registry) -> None:
+    with pytest.raises(UnknownArtifactError, match="schema register digits mlp FILE"):
+        registry.schema(PROJECT, "mlp@3")
+
+
+def test_a_rebuilt_catalog_has_the_schemas_and_the_signer_agrees(
+    registry: Registry, tmp_path: Path
+) -> None:
+    registry.register_schema(PROJECT, "mlp", MLP)
+    registry.register_schema(PROJECT, "mlp", WIDER, Mode.BACKWARD)
+    registry.sign_head()
+    url = f"sqlite:///{tmp_path / 'again.db'}"
+    registry.rebuild(url)
+    again = Catalog(url)
+
+    assert again.read(facts) == registry.catalog.read(facts)
+    assert "layout" in again.read(facts)
+    again.close()
+
+
+def test_of_versions_registered_at_once_each_follows_another(registry: Registry) -> None:
+    layouts = [
+        Layout.of({"tensors": {"w": {"dtype": [f"F{number}", "F32"], "shape": [4]}}})
+        for number in range(6)
+    ]
+    with ThreadPoolExecutor(6) as pool:
+        made = list(
+            pool.map(lambda one: registry.register_schema(PROJECT, "mlp", one, Mode.NONE), layouts)
+        )
+
+    assert sorted(one.version for one in made) == list(range(1, 7))
+    registry.sign_head()
+
+
+def judged(registry: Registry, tensors: dict[str, Any], **gate: Any) -> tuple[bool, str]:
+    """Return what the schema gate says of a checkpoint."""
+    registry.set_policy(PROJECT, Policy.of({"gates": [{"schema": "mlp@1", **gate}]}))
+    run = registry.start_run(PROJECT, f"run-{len(registry.runs(PROJECT))}")
+    registry.publish_checkpoint(run, {"model.safetensors": save(tensors)}, step=1)
+    attempt = registry.evaluate(PROJECT, run.name).attempts[0]
+    (verdict,) = [one for one in attempt.verdicts if one.gate == "schema"]
+    return verdict.passed, verdict.reasons[0]
+
+
+def test_a_model_is_held_to_the_version_that_the_policy_names(registry: Registry) -> None:
+    half = {"w": np.zeros((3, 4), "f2")}
+    passed, said = judged(registry, half)
+    assert not passed
+    assert said.endswith("register it with: artifact-pipelines schema register digits mlp FILE")
+    registry.register_schema(PROJECT, "mlp", MLP)
+    registry.register_schema(PROJECT, "mlp", WIDER, Mode.BACKWARD)
+
+    assert judged(registry, {"w": np.zeros((3, 4), "f4")}) == (
+        True,
+        "its 1 files with 1 tensors are as mlp@1 says",
+    )
+    assert judged(registry, half) == (False, "the tensor w is F16, not F32")
+    assert judged(registry, {"w": np.zeros((3, 5), "f4")})[1] == (
+        "the tensor w has 5 in dimension 1, not 4"
+    )
+    assert judged(registry, {"v": np.zeros((3, 4), "f4")})[1] == "the tensor w is missing"
