@@ -116,6 +116,7 @@ def demo(
 
 auditing.audit.command("export")(proving.export_bundle)
 auditing.audit.command("verify-bundle")(proving.verify_exported)
+auditing.audit.command("witness")(proving.witness_log)
 app.command()(auditing.doctor)
 app.command()(starting.init)
 training.runs.command("start")(sweeping.start_runs)

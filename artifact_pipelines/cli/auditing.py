@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -30,6 +30,9 @@ from artifact_pipelines.settings import Settings
 audit = typer.Typer(help="The ledger: who did what, and whether it is whole.", no_args_is_help=True)
 keys = typer.Typer(help="Signing keys.", no_args_is_help=True)
 catalog = typer.Typer(help="The database of facts.", no_args_is_help=True)
+
+if TYPE_CHECKING:
+    from artifact_pipelines.registry.deciding import RegisteredKey
 
 _SQLITE = "sqlite:///"
 
@@ -118,10 +121,73 @@ def create_key(
     with writing() as registry:
         key = registry.create_key(name, role or ["approver"])
         place = registry.keys.root
+    said = f"{key.name} may sign as {', '.join(key.roles)}; the key is in {place}."
+    _show_key(key, said, as_json=as_json)
+
+
+@keys.command("register")
+def register_key(
+    name: Annotated[str, typer.Argument(help="The person or machine.")],
+    public: Annotated[str, typer.Argument(help="The public key, 64 hexadecimal digits.")],
+    role: Annotated[
+        list[str] | None,
+        typer.Option("--role", help="approver (the default), gate, operator or owner; repeatable."),
+    ] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Register the public half of a key that is kept elsewhere."""
+    from artifact_pipelines.domain.signing import PublicKey
+
+    with writing() as registry:
+        key = registry.register_key(name, PublicKey.from_hex(public), role or ["approver"])
+    _show_key(key, f"{key.name} may sign as {', '.join(key.roles)}.", as_json=as_json)
+
+
+@keys.command("rotate")
+def rotate_key(
+    name: Annotated[str, typer.Argument(help="The key's name; log is that of the tree heads.")],
+    public: Annotated[
+        str | None,
+        typer.Option("--public", help="The new public key, where the key is kept elsewhere."),
+    ] = None,
+    reason: Annotated[str, typer.Option("--reason", help="Why; kept in the ledger.")] = "",
+    *,
+    as_json: Json = False,
+) -> None:
+    """Put a new key in the place of another; what the former signed stays valid."""
+    from artifact_pipelines.domain.signing import PublicKey
+    from artifact_pipelines.registry.deciding import RegisteredKey
+    from artifact_pipelines.registry.keys import LOG
+
+    with reading() as registry:
+        if name == LOG:
+            fresh = registry.rotate_log_key(reason)
+            key = RegisteredKey(LOG, fresh.key_id, (LOG,), fresh.hex)
+        else:
+            given = None if public is None else PublicKey.from_hex(public)
+            key = registry.rotate_key(name, given, reason)
+    _show_key(key, f"{name} signs with the key {key.id} from now on.", as_json=as_json)
+
+
+@keys.command("revoke")
+def revoke_key(
+    name: Annotated[str, typer.Argument(help="The key's name.")],
+    reason: Annotated[str, typer.Option("--reason", help="Why; kept in the ledger.")],
+    *,
+    as_json: Json = False,
+) -> None:
+    """End a key; what it signed before stays valid."""
+    with reading() as registry:
+        key = registry.revoke_key(name, reason)
+    _show_key(key, f"{name} signs nothing any more (leaf {key.revoked}).", as_json=as_json)
+
+
+def _show_key(key: "RegisteredKey", said: str, *, as_json: bool) -> None:
     if as_json:
-        show_json({"name": key.name, "key": key.id, "roles": list(key.roles), "public": key.public})
+        show_json(shapes.key(key))
     else:
-        say(f"{key.name} may sign as {', '.join(key.roles)}; the key is in {place}.")
+        say(said)
 
 
 @keys.command("list")
@@ -131,23 +197,19 @@ def list_keys(*, as_json: Json = False) -> None:
         found = [] if registry is None else registry.key_list()
         here = [] if registry is None else registry.keys.names()
     if as_json:
-        rows = [
-            {
-                "name": key.name,
-                "key": key.id,
-                "roles": list(key.roles),
-                "public": key.public,
-                "here": key.name in here,
-            }
-            for key in found
-        ]
-        show_json({"keys": rows})
+        show_json({"keys": [shapes.key(key) | {"here": key.name in here} for key in found]})
         return
     show_table(
         "Keys",
-        ("name", "roles", "key", "here"),
+        ("name", "roles", "key", "here", "#revoked at"),
         [
-            (key.name, ", ".join(key.roles), key.id, "yes" if key.name in here else "no")
+            (
+                key.name,
+                ", ".join(key.roles),
+                key.id,
+                "yes" if key.name in here and key.revoked is None else "no",
+                key.revoked,
+            )
             for key in found
         ],
     )

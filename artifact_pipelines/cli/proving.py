@@ -46,6 +46,35 @@ def verify_exported(
     _show(verify_bundle(folder, key, head), {}, as_json=as_json)
 
 
+def witness_log(
+    to: Annotated[Path, typer.Option("--to", help="The witness's own folder.")],
+    name: Annotated[str, typer.Option("--name", help="The witness's name.")] = "witness",
+    key: Key = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Keep and cosign the newest tree head in a folder of one's own; exit 1 where it forks."""
+    import time
+
+    from artifact_pipelines.registry.witnessing import Witness
+
+    with reading() as registry:
+        found = Witness(to, name).observe(registry, int(time.time()), key)
+    if as_json:
+        show_json(
+            {
+                "size": found.head.size,
+                "root": found.head.root.hex(),
+                "cosigned": found.cosigned,
+                "note": found.note,
+                "witness": found.witness,
+            }
+        )
+    else:
+        said = "continues what was seen; cosigned" if found.cosigned else "is the one that was seen"
+        say(f"The head of {found.head.size} leaves {said}.")
+
+
 def _show(report: Mapping[str, Any], more: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         show_json({**report, **more})

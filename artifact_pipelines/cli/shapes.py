@@ -6,6 +6,7 @@ if TYPE_CHECKING:
     from artifact_pipelines.domain.verdict import Verdict
     from artifact_pipelines.registry import Registry
     from artifact_pipelines.registry.auditing import Event
+    from artifact_pipelines.registry.deciding import RegisteredKey
     from artifact_pipelines.registry.moving import Moved
     from artifact_pipelines.registry.planning import Plan
     from artifact_pipelines.registry.promoting import Move, Promotion
@@ -159,6 +160,17 @@ def promotion(found: "Promotion") -> Shape:
         "leaf": found.seq,
         "changed": found.changed,
         "seconds": found.seconds,
+    }
+
+
+def key(found: "RegisteredKey") -> Shape:
+    """Return a registered key."""
+    return {
+        "name": found.name,
+        "key": found.id,
+        "roles": list(found.roles),
+        "public": found.public,
+        "revoked": found.revoked,
     }
 
 

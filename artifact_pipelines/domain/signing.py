@@ -40,6 +40,7 @@ _KEY_BYTES: Final = 32
 _KEY_ID_CHARACTERS: Final = 16
 _NOTE_HASH_BYTES: Final = 4
 _ED25519: Final = b"\x01"
+_COSIGNATURE: Final = b"\x04"
 _HEX_KEY: Final = re.compile(r"[0-9a-f]{64}")
 _SIGNATURE: Final = re.compile(r"— (\S+) ([A-Za-z0-9+/]+=*)")
 _ORIGIN: Final = re.compile(r"[!-*,-~]{1,200}")
@@ -280,6 +281,36 @@ def open_head(note: str, name: str, public: PublicKey) -> TreeHead:
     raise LedgerError(f"the tree head of {head.size} leaves carries no valid signature of {name}.")
 
 
+def cosign_head(note: str, name: str, key: SigningKey, seconds: int) -> str:
+    """Return a note with a witness's cosignature (c2sp.org/tlog-cosignature, version 1)."""
+    check_origin(name)
+    text = note.partition("\n\n")[0] + "\n"
+    signature = key.sign(_cosigned(text, seconds))
+    data = _note_hash(name, key.public, _COSIGNATURE) + seconds.to_bytes(8) + signature
+    return f"{note}— {name} {base64.b64encode(data).decode()}\n"
+
+
+def cosigned_at(note: str, name: str, public: PublicKey) -> int:
+    """Return when a witness saw the head in a note, in seconds since 1970.
+
+    Raises:
+        LedgerError: The note carries no valid cosignature of the witness.
+    """
+    text, _, signatures = note.partition("\n\n")
+    for line in map(_SIGNATURE.fullmatch, signatures.splitlines()):
+        data = b"" if line is None or line[1] != name else _decoded(line[2])
+        if data[:_NOTE_HASH_BYTES] == _note_hash(name, public, _COSIGNATURE):
+            seconds = int.from_bytes(data[_NOTE_HASH_BYTES : _NOTE_HASH_BYTES + 8])
+            if public.verify(data[_NOTE_HASH_BYTES + 8 :], _cosigned(text + "\n", seconds)):
+                return seconds
+    raise LedgerError(f"the tree head carries no valid cosignature of {name}.")
+
+
+def _cosigned(text: str, seconds: int) -> bytes:
+    """Return what a witness signs."""
+    return f"cosignature/v1\ntime {seconds}\n{text}".encode()
+
+
 def _decoded(text: str) -> bytes:
     """Return the bytes of base64 in its one canonical spelling."""
     try:
@@ -291,7 +322,7 @@ def _decoded(text: str) -> bytes:
     return data
 
 
-def _note_hash(name: str, public: PublicKey) -> bytes:
+def _note_hash(name: str, public: PublicKey, kind: bytes = _ED25519) -> bytes:
     """Return the key hash of the signed-note format."""
-    named = name.encode() + b"\n" + _ED25519 + public.raw
+    named = name.encode() + b"\n" + kind + public.raw
     return hashlib.sha256(named).digest()[:_NOTE_HASH_BYTES]

@@ -159,18 +159,17 @@ class Auditing(Pruning):
             problems.append(f"the ledger has {len(rows)} leaves of {head.size}.")
         signed = 0
         heads = tables.tree_head
-        for note in self.catalog.read(
-            lambda conn: list(
-                conn.execute(sa.select(heads.c.note).order_by(heads.c.size)).scalars()
-            )
+        roots = _roots(hashes)
+        for row in self.catalog.read(
+            lambda conn: list(conn.execute(sa.select(heads).order_by(heads.c.size)))
         ):
             try:
-                found = open_head(note, LOG, self.log_key())
+                found = open_head(row.note, LOG, self.log_key(row.size))
             except LedgerError as error:
                 problems.append(str(error))
                 continue
             signed = max(signed, found.size)
-            if found.size > len(hashes) or merkle.root(hashes[: found.size]) != found.root:
+            if roots.get(found.size) != found.root:
                 problems.append(
                     f"the log was changed below its signed head of {found.size} leaves."
                 )
@@ -405,6 +404,16 @@ def _replay(
         publications.pop(leaf.subject, None)
     if body is not None:
         fold.apply(tx, leaf, said, publication)
+
+
+def _roots(hashes: list[bytes]) -> dict[int, bytes]:
+    """Return the root of the log at each size."""
+    peaks: list[bytes] = []
+    roots = {0: merkle.root_of_peaks(peaks)}
+    for size, hashed in enumerate(hashes):
+        peaks = merkle.append(peaks, size, hashed)
+        roots[size + 1] = merkle.root_of_peaks(peaks)
+    return roots
 
 
 def _leaf_problems(

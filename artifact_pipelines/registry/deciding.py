@@ -9,6 +9,7 @@ from sqlalchemy.engine import Connection
 
 from artifact_pipelines.catalog import ledger, tables
 from artifact_pipelines.catalog.catalog import Transaction, batches
+from artifact_pipelines.domain import digest
 from artifact_pipelines.domain.policy import PRODUCTION, Policy
 from artifact_pipelines.domain.signing import PublicKey, SignedStatement
 from artifact_pipelines.domain.stage import (
@@ -49,6 +50,23 @@ def registered_keys(conn: Connection) -> list[RegisteredKey]:
         RegisteredKey(row.name, row.id, tuple(row.roles.split(",")), row.public, row.revoked)
         for row in rows
     ]
+
+
+def log_keys(conn: Connection) -> list[tuple[int, str]]:
+    """Return the log's public keys, each with the leaf from which on it signs the heads."""
+    table = tables.leaf
+    rows = conn.execute(
+        sa.select(table.c.seq, table.c.body)
+        .where(table.c.action.in_(["log_create", "log_rotate"]))
+        .order_by(table.c.seq)
+    )
+    found = []
+    for row in rows:
+        body = digest.parse(bytes(row.body))
+        if "statement" in body:
+            body = {"log_key": SignedStatement.from_body(body).payload["public"]}
+        found.append((row.seq, str(body["log_key"])))
+    return found
 
 
 def _said(row: sa.Row[Any], keys: Sequence[RegisteredKey], role: str) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Policies, keys, requests, approvals, pointer moves and what a stage serves."""
+"""Policies, requests, approvals, pointer moves and what a stage serves."""
 
 import secrets
 import time
@@ -13,26 +13,23 @@ from artifact_pipelines.catalog import tables
 from artifact_pipelines.domain import digest, naming
 from artifact_pipelines.domain.policy import PRODUCTION, Approvals, Policy
 from artifact_pipelines.domain.record import Kind
-from artifact_pipelines.domain.signing import PublicKey, SignedStatement, SigningKey
+from artifact_pipelines.domain.signing import SignedStatement
 from artifact_pipelines.domain.stage import (
     decide_rollback,
 )
 from artifact_pipelines.domain.verdict import Verdict
 from artifact_pipelines.errors import (
-    KeyMissingError,
     LedgerError,
     PolicyError,
     PromotionRefusedError,
     UnknownArtifactError,
 )
 from artifact_pipelines.registry import deciding, steps
-from artifact_pipelines.registry.deciding import RegisteredKey
-from artifact_pipelines.registry.keys import OWNER, SERVICE
+from artifact_pipelines.registry.entrusting import Entrusting
+from artifact_pipelines.registry.keys import SERVICE
 from artifact_pipelines.registry.reading import Artifact
-from artifact_pipelines.registry.signing_off import Proof, SigningOff
+from artifact_pipelines.registry.signing_off import Proof
 from artifact_pipelines.registry.steps import Steps
-
-ROLES = ("approver", "gate", "operator", "owner")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +112,10 @@ class Move:
     policy: str
 
 
-class Promoting(SigningOff):
+class Promoting(Entrusting):
     """The registry, as far as models move through stages."""
 
-    # Policies and keys
+    # Policies
 
     def set_policy(self, project: str, policy: Policy) -> str:
         """Put a policy in force, signed by the owner, and return its digest."""
@@ -126,7 +123,7 @@ class Promoting(SigningOff):
         if self._policy_digest(project) == policy.digest:
             return policy.digest
         self.store.put_object(policy.encode())
-        statement = self.keys.load(OWNER).sign_statement(
+        statement = self.owner_key().sign_statement(
             {
                 "type": "policy",
                 "origin": self.origin,
@@ -152,45 +149,6 @@ class Promoting(SigningOff):
                 f"the project {project!r} has no policy; materialize one of its assets first."
             )
         return Policy.decode(self.store.get_object(found))
-
-    def create_key(self, name: str, roles: Sequence[str] = ("approver",)) -> RegisteredKey:
-        """Make a key in the key folder and register it, signed by the owner."""
-        key = self.keys.create(name)
-        return self.register_key(name, key.public, roles)
-
-    def register_key(self, name: str, public: PublicKey, roles: Sequence[str]) -> RegisteredKey:
-        """Register a public key under a name with its roles; again is once."""
-        naming.check_project(name)
-        unknown = sorted(set(roles) - set(ROLES))
-        if unknown or not roles:
-            raise PolicyError(f"the role {', '.join(unknown) or '(none)'} is not one of {ROLES}.")
-        for known in self.key_list():
-            if public.hex == known.public or (name == known.name and known.revoked is None):
-                if (name, public.hex, sorted(roles), None) == (
-                    known.name,
-                    known.public,
-                    list(known.roles),
-                    known.revoked,
-                ):
-                    return known
-                raise PolicyError(
-                    f"the key {known.name!r} is registered already, with other parts."
-                )
-        statement = self.keys.load(OWNER).sign_statement(
-            {
-                "type": "key",
-                "origin": self.origin,
-                "name": name,
-                "public": public.hex,
-                "roles": sorted(roles),
-            }
-        )
-        self.append("key_register", name, statement.as_body())
-        return RegisteredKey(name, public.key_id, tuple(sorted(roles)), public.hex)
-
-    def key_list(self) -> list[RegisteredKey]:
-        """Return the registered keys by name."""
-        return self.catalog.read(deciding.registered_keys)
 
     # Requests and approvals
 
@@ -263,7 +221,7 @@ class Promoting(SigningOff):
                 f"{model.reference} cannot be approved for {stage!r}",
                 [f"nobody has requested it; {ask}"],
             )
-        signer = self._registered(key, "approver")
+        signer = self.registered_signer(key, "approver")
         statement = signer.sign_statement(
             {
                 "type": "approval",
@@ -424,7 +382,7 @@ class Promoting(SigningOff):
         if seq is None:
             raise UnknownArtifactError(f"{reference} serves nothing yet.")
         proof = self.prove(seq)
-        _, body, signed = proof.verify(self.log_key())
+        _, body, signed = proof.verify(self.log_key(proof.size))
         said = SignedStatement.from_body(body).payload
         if signed.get(f"{said['project']}/{said['stage']}") != seq:
             raise LedgerError(f"the signed log does not prove what {reference} points at.")
@@ -517,18 +475,6 @@ class Promoting(SigningOff):
                 f"write a model such as {found.project}/v1."
             )
         return found
-
-    def _registered(self, name: str, role: str) -> SigningKey:
-        for key in self.key_list():
-            if key.name == name and role in key.roles and key.revoked is None:
-                signer = self.keys.load(name)
-                if signer.key_id != key.id:
-                    raise KeyMissingError(f"the key file {name!r} is not the registered key.")
-                return signer
-        raise KeyMissingError(
-            f"no key {name!r} is registered as {role}; make one with: "
-            f"artifact-pipelines key create {name}"
-        )
 
     def _policy_digest(self, project: str) -> str | None:
         table = tables.policy

@@ -1,5 +1,6 @@
 """Signed tree heads: the log's signer, and the proofs that rest on its heads."""
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from artifact_pipelines.domain import digest, governance, merkle
 from artifact_pipelines.domain.leaf import Leaf
 from artifact_pipelines.domain.signing import PublicKey, TreeHead, open_head, sign_head
 from artifact_pipelines.errors import LedgerError
+from artifact_pipelines.registry import deciding
 from artifact_pipelines.registry.keys import LOG, OWNER
 from artifact_pipelines.registry.reading import Reading
 
@@ -36,6 +38,11 @@ class Proof:
     path: tuple[bytes, ...]
     note: str
     pointers: str
+
+    @property
+    def size(self) -> int:
+        """The number of leaves that the head says it covers."""
+        return int(self.note.split("\n")[1])
 
     def verify(self, key: PublicKey) -> tuple[Leaf, dict[str, Any], Mapping[str, int]]:
         """Return the leaf, its body and the signed pointers.
@@ -67,10 +74,15 @@ class SigningOff(Reading):
             LedgerError: The log is not the one that was signed before.
             KeyMissingError: The log's key is not here.
         """
+        *former, current = [key for _, key in self.catalog.read(deciding.log_keys)]
+        if self.keys.is_prepared(LOG) and self.keys.prepare(LOG).public.hex == current:
+            # The log names the next key already, so it is time to use it.
+            self.keys.adopt(LOG, former[-1])
         key = self.keys.load(LOG)
         self.export_leaves()
         # An owner of somebody else's making, in a log replaced whole, is refused at its first leaf.
         owner = self.keys.load(OWNER).public.hex if self.keys.has(OWNER) else None
+        owner = next(iter(self.keys.former(OWNER)), owner)
         memory = self.keys.recall() or {"size": 0, "peaks": [], "state": governance.begin(owner)}
         state = memory["state"]
         peaks = [bytes.fromhex(peak) for peak in memory["peaks"]]
@@ -103,21 +115,59 @@ class SigningOff(Reading):
         self.catalog.write(_keep_head, target, note, pointers)
         return head
 
-    def log_key(self) -> PublicKey:
-        """Return the public key of the log: the folder's where it is there, else the log's own."""
+    def log_key(self, size: int | None = None) -> PublicKey:
+        """Return the key that signs the heads of a size, or the newest.
+
+        Where the folder has the log's key, no other is believed than it and its predecessors.
+
+        Raises:
+            LedgerError: The log names a key that never was in the folder.
+        """
+        known = self.catalog.read(deciding.log_keys)
+        public = [key for since, key in known if size is None or since < size][-1]
         if self.keys.has(LOG):
-            return self.keys.load(LOG).public
-        (first,) = self.catalog.read(ledger.leaves, 0, 1)
-        return PublicKey.from_hex(digest.parse(bytes(first.body))["log_key"])
+            mine = self.keys.load(LOG).public
+            if public == known[-1][1]:
+                return mine
+            if public not in {mine.hex, *self.keys.former(LOG)}:
+                raise LedgerError("the log names a key for its heads that never was its own.")
+        return PublicKey.from_hex(public)
 
     def newest_head(self) -> tuple[TreeHead, str, str] | None:
-        """Return the newest signed head with its note and pointers, or None."""
+        """Return the newest signed head with its note and pointers, or None.
+
+        Raises:
+            LedgerError: It does not continue the greatest head that was seen here.
+        """
         table = tables.tree_head
         statement = sa.select(table).order_by(table.c.size.desc()).limit(1)
         row = self.catalog.read(lambda conn: conn.execute(statement).first())
         if row is None:
             return None
-        return open_head(row.note, LOG, self.log_key()), row.note, row.pointers
+        head = open_head(row.note, LOG, self.log_key(row.size))
+        self._see(head, row.note)
+        return head, row.note, row.pointers
+
+    def _see(self, head: TreeHead, note: str) -> None:
+        """Remember a head, unless it contradicts the greatest that was seen here."""
+        seen = self.keys.seen()
+        if seen is not None and seen["note"] == note:
+            return
+        if seen is not None:
+            size, root = seen["size"], bytes.fromhex(seen["root"])
+            if size > head.size:
+                raise LedgerError(
+                    f"the newest head has {head.size} leaves, but one of {size} was seen here: an "
+                    "older catalog was put in place."
+                )
+            path = self.catalog.read(ledger.consistency, size, head.size)
+            if not merkle.verify_consistency(size, head.size, root, head.root, path):
+                raise LedgerError(
+                    f"the head of {head.size} leaves does not continue the one of {size} that was "
+                    f"seen here: the log has forked; both are evidence. Seen:\n{seen['note']}"
+                )
+        with contextlib.suppress(OSError):
+            self.keys.see({"size": head.size, "root": head.root.hex(), "note": note})
 
     def prove(self, seq: int) -> Proof:
         """Return the proof of a leaf under the newest signed head.

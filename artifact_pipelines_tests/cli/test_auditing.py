@@ -225,3 +225,36 @@ def test_evidence_is_exported_and_checked(
     assert (loose.code, "UNANCHORED" in loose.out) == (0, True)
     assert (anchored.code, "UNANCHORED" in anchored.out) == (0, False)
     assert (broken.code, "NOT VERIFIED (dropped): proof.json" in broken.out) == (1, True)
+
+
+def test_keys_are_registered_rotated_and_revoked(command: Command, registry: Registry) -> None:
+    promoted(registry, "a")
+    public = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"
+    registered = command("key", "register", "dora", public, "--json")
+    rotated = command("key", "rotate", "alice", "--reason", "yearly", "--json")
+    log = command("key", "rotate", "log", "--json")
+    revoked = command("key", "revoke", "dora", "--reason", "left", "--json")
+    last = command("key", "revoke", "owner", "--reason", "x")
+
+    shown = {row["key"]: row["revoked"] for row in command("key", "list", "--json").json()["keys"]}
+    assert registered.json() == {
+        "name": "dora",
+        "key": "21fe31dfa154a261",
+        "roles": ["approver"],
+        "public": public,
+        "revoked": None,
+    }
+    assert shown["21fe31dfa154a261"] == revoked.json()["revoked"]
+    assert shown[rotated.json()["key"]] is None
+    assert log.json()["public"] == registry.log_key().hex
+    assert (last.code, "last key of an owner" in last.err) == (2, True)
+
+
+def test_a_witness_keeps_heads(command: Command, registry: Registry, tmp_path: Path) -> None:
+    promoted(registry, "a")
+    first = command("audit", "witness", "--to", str(tmp_path / "w"), "--json")
+    again = command("audit", "witness", "--to", str(tmp_path / "w"))
+
+    assert first.json()["cosigned"]
+    assert "is the one that was seen" in again.out
+    assert len(list((tmp_path / "w" / "heads").iterdir())) == 1

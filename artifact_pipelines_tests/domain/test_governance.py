@@ -715,3 +715,86 @@ def test_a_version_of_a_schema_counts_once(log: Log) -> None:
 
     with pytest.raises(GovernanceError, match="is no version 2"):
         log.sign("schema_register", schema_said(1), "owner")
+
+
+# Keys that end
+
+
+def ended(name: str, key: str | None = None, **more: Any) -> dict[str, Any]:
+    kind = "rotation" if more else "revocation"
+    known = KEYS[key or name].key_id
+    return {"type": kind, "origin": ORIGIN, "name": name, "key": known, "reason": "", **more}
+
+
+def test_a_revoked_key_signs_nothing_more_and_what_it_signed_counts(log: Log) -> None:
+    verdicts, approval = log.judge(FIRST), log.approve(FIRST)
+    log.sign("key_revoke", ended("gate"), "owner")
+    log.sign("key_revoke", ended("alice"), "owner")
+    log.promote(FIRST, "production", verdicts, approvals=[approval])
+
+    with pytest.raises(GovernanceError, match="was revoked at leaf"):
+        log.judge(SECOND)
+    with pytest.raises(GovernanceError, match="was revoked at leaf"):
+        log.approve(SECOND)
+
+
+def test_a_rotated_key_hands_over_its_name_and_roles(log: Log) -> None:
+    fresh = KEYS["stranger"].public.hex
+    log.sign("key_rotate", ended("gate", public=fresh), "owner")
+    log.sign("verdict", log.verdict_said(FIRST, "safety"), "stranger")
+
+    with pytest.raises(GovernanceError, match="was revoked"):
+        log.sign("verdict", log.verdict_said(FIRST, "safety"), "gate")
+    with pytest.raises(GovernanceError, match="registered before"):
+        log.sign("key_rotate", ended("gate", "stranger", public=KEYS["gate"].public.hex), "owner")
+
+
+@pytest.mark.parametrize(
+    "said,reason",
+    [
+        (ended("owner"), "last key of an owner"),
+        (ended("alice", "bob"), "not in force"),
+        (ended("stranger"), "not in force"),
+    ],
+)
+def test_a_revocation_that_would_lose_the_log_or_miss_its_key_is_refused(
+    log: Log, said: Mapping[str, Any], reason: str
+) -> None:
+    with pytest.raises(GovernanceError, match=reason):
+        log.sign("key_revoke", said, "owner")
+    assert all(key["revoked"] is None for key in log.state["keys"].values())
+
+
+@pytest.mark.parametrize("key", ["gate", "operator", "alice", "stranger"])
+def test_only_an_owner_ends_keys(log: Log, key: str) -> None:
+    log_key = {"type": "log_key", "origin": ORIGIN, "public": KEYS["bob"].public.hex}
+    for action, said in (
+        ("key_revoke", ended("bob")),
+        ("key_rotate", ended("bob", public=SigningKey.generate().public.hex)),
+        ("log_rotate", log_key),
+    ):
+        with pytest.raises(GovernanceError, match=r"no role owner|unregistered"):
+            log.sign(action, said, key)
+
+
+def test_the_logs_key_is_followed_by_a_new_one_only(log: Log) -> None:
+    def said(key: str) -> dict[str, Any]:
+        return {"type": "log_key", "origin": ORIGIN, "public": KEYS[key].public.hex}
+
+    seq = log.sign("log_rotate", said("bob"), "owner")
+
+    assert log.state["log_keys"][-1] == [seq, KEYS["bob"].public.hex]
+    with pytest.raises(GovernanceError, match="in use before"):
+        log.sign("log_rotate", said("stranger"), "owner")
+
+
+def test_an_envelope_is_about_what_its_body_is_about(log: Log) -> None:
+    body = KEYS["gate"].sign_statement(log.verdict_said(FIRST, "safety")).as_body()
+
+    with pytest.raises(GovernanceError, match="is about"):
+        log.add("verdict", body, subject=SECOND)
+
+
+def test_a_policy_names_the_gates_that_it_requires(log: Log) -> None:
+    with pytest.raises(GovernanceError, match="other gates"):
+        log.sign("policy_set", {**policy_said(WEAK), "gates": []}, "owner")
