@@ -12,6 +12,7 @@ from artifact_pipelines.cli import (
     auditing,
     holding,
     keeping,
+    mirroring,
     proving,
     schemas,
     serving,
@@ -137,6 +138,7 @@ app.add_typer(keeping.storage, name="storage")
 app.add_typer(auditing.audit, name="audit")
 app.add_typer(auditing.keys, name="key")
 app.add_typer(auditing.catalog, name="catalog")
+app.add_typer(mirroring.dagster, name="dagster")
 
 
 def main() -> None:

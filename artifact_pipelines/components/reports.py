@@ -5,6 +5,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import dagster as dg
 
@@ -27,6 +28,7 @@ _SHORT = 12
 _MEGABYTE = 1e6
 _CURVES = 6  # more pictures than that are not looked at
 _ROWS = 200  # of a table; the rest is one command away
+_PLACES = 5  # of a figure; more is noise on a page
 _METRICS = 4  # of the newest checkpoint, beside its table
 
 
@@ -52,16 +54,24 @@ def of_dataset(artifact: Artifact) -> Metadata:
     return found
 
 
-def of_run(view: RunView) -> Metadata:
-    """Return what a training run shows."""
+def of_run(view: RunView, inputs: Mapping[str, str]) -> Metadata:
+    """Return what a training run shows.
+
+    Args:
+        view: The run.
+        inputs: The references of its inputs, by id.
+    """
     record = view.artifact.record
     found = of_artifact(view.artifact)
     del found["megabytes"]
     found |= {
         "state": view.state,
         "checkpoints": len(view.checkpoints),
+        **_newest_figures(view.checkpoints),
         "params": dg.MetadataValue.json(dict(record.params)),
-        "inputs": dg.MetadataValue.json({item.role: item.id[:_SHORT] for item in record.inputs}),
+        "inputs": dg.MetadataValue.json(
+            {item.role: inputs.get(item.id, item.id[:_SHORT]) for item in record.inputs}
+        ),
     }
     if record.code:
         found["code"] = dg.MetadataValue.json(dict(record.code))
@@ -78,10 +88,7 @@ def of_checkpoints(view: RunView) -> Metadata:
     if not shown:
         return found
     names = sorted({name for item in shown for name in item.metrics})
-    last = shown[-1]
-    found["last_step"] = last.step or 0
-    finite = {name: value for name, value in last.metrics.items() if math.isfinite(value)}
-    found |= {name: finite[name] for name in sorted(finite)[:_METRICS]}
+    found |= _newest_figures(shown)
     columns = [
         dg.TableColumn("step", "int"),
         *(dg.TableColumn(name, "float") for name in names),
@@ -106,6 +113,14 @@ def of_checkpoints(view: RunView) -> Metadata:
     return found
 
 
+def _newest_figures(checkpoints: Sequence[Artifact]) -> Metadata:
+    """Return the step and the metrics of the newest checkpoint."""
+    if not checkpoints:
+        return {}
+    last = checkpoints[-1]
+    return {"last_step": last.step or 0, **_finite(last.metrics)}
+
+
 def shown_attempt(evaluation: Evaluation) -> Attempt:
     """Return the checkpoint that stands for an evaluation: the one that passed, else the best."""
     passed = [attempt for attempt in evaluation.attempts if attempt.passed]
@@ -115,9 +130,10 @@ def shown_attempt(evaluation: Evaluation) -> Attempt:
 def of_evaluation(evaluation: Evaluation) -> Metadata:
     """Return what a candidate shows."""
     shown = shown_attempt(evaluation)
-    found = of_artifact(shown.model)
+    found = {"verdict": _verdict_line(shown), **of_artifact(shown.model)}
     found |= {
         "checkpoint": shown.checkpoint.reference,
+        "training": link_to_run(shown.checkpoint),
         "passed": shown.passed,
         "gates_passed": sum(verdict.passed for verdict in shown.verdicts),
         "gates_failed": sum(not verdict.passed for verdict in shown.verdicts),
@@ -125,8 +141,22 @@ def of_evaluation(evaluation: Evaluation) -> Metadata:
             _verdict_table([(tried.model, tried.verdicts) for tried in evaluation.attempts])
         ),
     }
-    finite = {name: value for name, value in shown.metrics.items() if math.isfinite(value)}
-    return found | {f"held_out_{name}": finite[name] for name in sorted(finite)[:_METRICS]}
+    return found | {f"held_out_{name}": value for name, value in _finite(shown.metrics).items()}
+
+
+def _verdict_line(attempt: Attempt) -> str:
+    """Return in one line whether a model passed, or what it failed at and why."""
+    failed = [verdict for verdict in attempt.verdicts if not verdict.passed]
+    if not failed:
+        return "passed every gate"
+    said = [f"{verdict.gate}: {'; '.join(verdict.reasons)}" for verdict in failed]
+    return f"failed at {' · '.join(said)}"
+
+
+def link_to_run(checkpoint: Artifact) -> dg.UrlMetadataValue:
+    """Return a link to the page of the run that saved a checkpoint."""
+    place = f"/assets/{quote(checkpoint.project)}/checkpoints"
+    return dg.MetadataValue.url(f"{place}?view=partitions&partition={quote(checkpoint.name)}")
 
 
 def of_verdict(verdict: Verdict, model: Artifact) -> Metadata:
@@ -150,9 +180,9 @@ def of_finding(finding: Finding) -> Metadata:
     return found
 
 
-def of_promotion(moved: Promotion, verdicts: Sequence[Verdict]) -> Metadata:
+def of_promotion(moved: Promotion, verdicts: Sequence[Verdict], checkpoint: Artifact) -> Metadata:
     """Return what a pointer move shows."""
-    return of_pointer(moved.model, moved.stage, moved.seq) | {
+    return of_pointer(moved.model, moved.stage, moved.seq, checkpoint) | {
         "previous": moved.previous.reference if moved.previous else "nothing",
         "moved_now": moved.changed,
         "difference": dg.MetadataValue.md(_difference(moved.previous, moved.model)),
@@ -160,9 +190,16 @@ def of_promotion(moved: Promotion, verdicts: Sequence[Verdict]) -> Metadata:
     }
 
 
-def of_pointer(model: Artifact, stage: str, seq: int) -> Metadata:
+def of_pointer(model: Artifact, stage: str, seq: int, checkpoint: Artifact) -> Metadata:
     """Return what a stage shows, however it came to point there."""
-    return of_artifact(model) | {"stage": stage, LEAF: seq}
+    return of_artifact(model) | {
+        "stage": stage,
+        LEAF: seq,
+        "checkpoint": checkpoint.reference,
+        "training": link_to_run(checkpoint),
+        "proof": f"artifact-pipelines model show {stage}",
+        **_finite(model.metrics),
+    }
 
 
 def of_plan(plan: Plan) -> Metadata:
@@ -221,16 +258,22 @@ def _cell(value: float | None) -> float | str | None:
     """Return a figure as a table may hold it; JSON has no NaN."""
     if value is None:
         return None
-    return round(value, 5) if math.isfinite(value) else str(value)
+    return round(value, _PLACES) if math.isfinite(value) else str(value)
 
 
 def _plain(values: Mapping[str, Any]) -> Metadata:
     """Return the figures that the UI can show or plot."""
     return {
-        name: value if not isinstance(value, float) or math.isfinite(value) else str(value)
+        name: _cell(value) if isinstance(value, float) else value
         for name, value in values.items()
         if isinstance(value, bool | int | float | str)
     }
+
+
+def _finite(metrics: Mapping[str, float]) -> Metadata:
+    """Return the first few metrics that can be plotted."""
+    finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+    return {name: round(finite[name], _PLACES) for name in sorted(finite)[:_METRICS]}
 
 
 def _escaped(text: str) -> str:

@@ -54,7 +54,9 @@ def stage_asset(project: Project, stage: str) -> dg.AssetsDefinition:
             reference = config.model or ready(opened, project.name, stage)
             moved = opened.promote(reference, stage)
             return dg.MaterializeResult(
-                metadata=reports.of_promotion(moved, opened.verdicts(moved.model)),
+                metadata=reports.of_promotion(
+                    moved, opened.verdicts(moved.model), opened.checkpoint_of(moved.model)
+                ),
                 data_version=dg.DataVersion(moved.model.content),
             )
 

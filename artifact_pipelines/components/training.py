@@ -104,7 +104,7 @@ def training_assets(project: Project, python_path: Path) -> dg.AssetsDefinition:
                 )
             yield dg.MaterializeResult(
                 asset_key=run_key,
-                metadata=reports.of_run(view),
+                metadata=reports.of_run(view, opened.references_of(view.artifact)),
                 data_version=dg.DataVersion(view.artifact.id),
             )
             yield _shown_checkpoints(view, checkpoints_key)

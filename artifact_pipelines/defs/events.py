@@ -29,6 +29,12 @@ AT_ONCE = 50  # pieces of work that one tick looks at; a tick has a minute
 PLANNED = 20  # planned runs that wait in Dagster's queue at a time; the rest wait here
 ATTEMPTS = 3  # Dagster runs for one piece of work, before a person has to look
 
+_AFTERWARDS = {
+    *("annotate", "archive", "forget", "hold_lift", "hold_place"),
+    *("recall", "restore", "slim", "tag"),
+}
+"""The leaves by which something becomes of an artifact that was registered before."""
+
 _RUN_KEY = "dagster/run_key"
 
 
@@ -184,11 +190,20 @@ def _called_for(registry: Registry, event: Event) -> Iterable[Work]:
             return [work("model", body["artifact"])]
         case "promote" | "rollback" if body.get("stage"):
             return [work("stage", body["stage"])]
-        case "forget":
-            gone = registry.get(event.subject)
-            if gone.kind is Kind.CHECKPOINT:
-                return [work("run", gone.name)]
+        case action if action in _AFTERWARDS:
+            return [work("run", name) for name in _run_of(registry, event.subject)]
     return []
+
+
+def _run_of(registry: Registry, artifact: str) -> list[str]:
+    """Return the run whose page shows an artifact, if one does."""
+    try:
+        found = registry.get(artifact)
+    except ArtifactError:
+        return []
+    if found.kind is Kind.MODEL:
+        found = registry.checkpoint_of(found)
+    return [found.name] if found.kind in {Kind.CHECKPOINT, Kind.TRAINING_RUN} else []
 
 
 class _Asked:
@@ -218,9 +233,19 @@ class _Asked:
         for project, names in fresh.items():
             partitions = runs_of(project)
             known = set(self.mirror.instance.get_dynamic_partitions(str(partitions.name)))
-            missing = [name for name in dict.fromkeys(names) if name not in known]
+            missing = [
+                name
+                for name in dict.fromkeys(names)
+                if name not in known and not self._is_retired(project, name)
+            ]
             if missing:
                 self.partitions.append(partitions.build_add_request(missing))
+
+    def _is_retired(self, project: str, name: str) -> bool:
+        try:
+            return self.mirror.is_retired(self.registry.run(project, name))
+        except ArtifactError:
+            return False  # it is only planned
 
     def begin(self, run: PlannedRun) -> None:
         """Ask for a planned run to be trained; the catalog forgets the plan when it begins."""
@@ -266,7 +291,15 @@ class _Asked:
         if self._is_busy(work, work.subject):
             return True
         self.shown += self.mirror.run(work.project, work.subject)
+        if self.mirror.is_retired(self.registry.run(work.project, work.subject)):
+            self._remove_partition(work.project, work.subject)
         return False
+
+    def _remove_partition(self, project: str, name: str) -> None:
+        """Ask for a run of which nothing is kept to leave the list; its lineage still answers."""
+        partitions = runs_of(project)
+        if name in self.mirror.instance.get_dynamic_partitions(str(partitions.name)):
+            self.partitions.append(partitions.build_delete_request([name]))
 
     def _gate(self, work: Work) -> bool:
         policy = self._policy(work.project)

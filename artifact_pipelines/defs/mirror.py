@@ -7,6 +7,7 @@ again, after a crash or with a lost cursor, adds nothing.
 
 import secrets
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import dagster as dg
@@ -16,11 +17,13 @@ from artifact_pipelines.components.project import PROJECT_TAG
 from artifact_pipelines.domain.policy import Policy
 from artifact_pipelines.domain.verdict import Verdict
 from artifact_pipelines.registry import Registry
-from artifact_pipelines.registry.reading import Artifact
+from artifact_pipelines.registry.evaluating import Attempt, Evaluation, measured
+from artifact_pipelines.registry.reading import Artifact, RunView
 
 AssetEvent = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation
 
 _IDENTITY = "artifact_pipelines_instance"
+_AS_REGISTERED = {"lifecycle": "as it was registered"}
 _DATA_VERSION = "dagster/data_version"
 _PARTITION = "dagster/partition"
 _GOING_ON = [
@@ -58,21 +61,27 @@ class Mirror:
                 return run.run_id
         return None
 
+    def is_retired(self, view: RunView) -> bool:
+        """Return whether nothing of a run is kept, so that its partition would only mislead."""
+        if view.state == "running" or not view.checkpoints:
+            return False
+        models = self.registry.models(view.artifact.project, view.artifact.name)
+        return all(item.state == "forgotten" for item in (*view.checkpoints, *models))
+
     def run(self, project: str, name: str) -> list[AssetEvent]:
         """Return what is not shown of a training run, its checkpoints and their end."""
         view = self.registry.run(project, name)
         found: list[AssetEvent] = []
         if view.state == "finished":
-            metadata = reports.of_run(view)
+            metadata = reports.of_run(view, self.registry.references_of(view.artifact))
             found += self._materialized(project, "training_run", name, view.artifact.id, metadata)
-        elif view.state == "failed":
-            said = {"state": "failed", "reason": view.reason}
-            found += self._observed(project, "training_run", name, said)
         if view.checkpoints and view.state != "running":
             version, metadata = reports.set_version(view.checkpoints), reports.of_checkpoints(view)
             found += self._materialized(project, "checkpoints", name, version, metadata)
-        found += self._gone(project, "checkpoints", name, view.checkpoints)
-        found += self._gone(project, "candidate", name, self.registry.models(project, name))
+        found += self._lifecycle(project, "checkpoints", name, view.checkpoints)
+        found += self._lifecycle(project, "candidate", name, self.registry.models(project, name))
+        ended = {"state": "failed", "reason": view.reason} if view.state == "failed" else {}
+        found += self._lifecycle(project, "training_run", name, [view.artifact], ended)
         return found
 
     def candidate(self, project: str, name: str, policy: Policy) -> list[AssetEvent]:
@@ -86,16 +95,22 @@ class Mirror:
         }
         if not judged or self._version(key, name) in {model.content for model in models}:
             return []
-        tried = [model for model in models if model.id in judged]
-        passed = [model for model in tried if all(one.passed for one in judged[model.id])]
-        shown = (passed or tried)[0]
+        attempts = tuple(
+            Attempt(
+                self.registry.checkpoint_of(model),
+                model,
+                tuple(judged[model.id]),
+                measured(judged[model.id]),
+            )
+            for model in models
+            if model.id in judged
+        )
+        passed = [tried.model for tried in attempts if tried.passed]
+        evaluation = Evaluation(attempts, passed[0] if passed else None)
+        shown = reports.shown_attempt(evaluation).model
         verdicts = judged[shown.id]
-        metadata = reports.of_artifact(shown) | {
-            "gates_passed": sum(verdict.passed for verdict in verdicts),
-            "gates_failed": sum(not verdict.passed for verdict in verdicts),
-        }
         return [
-            _materialization(key, name, shown.content, metadata),
+            _materialization(key, name, shown.content, reports.of_evaluation(evaluation)),
             *(
                 dg.AssetCheckEvaluation(
                     asset_key=key,
@@ -123,7 +138,8 @@ class Mirror:
         leaf = None if shown is None else shown.metadata.get(reports.LEAF)
         if leaf is not None and int(str(leaf.value)) >= move.seq:
             return []
-        metadata = reports.of_pointer(move.model, f"{project}@{stage}", move.seq)
+        checkpoint = self.registry.checkpoint_of(move.model)
+        metadata = reports.of_pointer(move.model, f"{project}@{stage}", move.seq, checkpoint)
         metadata["moved_by"] = f"{move.action} by {move.actor}"
         return [_materialization(key, None, move.model.content, metadata)]
 
@@ -140,29 +156,36 @@ class Mirror:
             return []
         return [_materialization(key, partition, version, metadata)]
 
-    def _gone(
-        self, project: str, asset: str, partition: str, artifacts: Sequence[Artifact]
+    def _lifecycle(
+        self,
+        project: str,
+        asset: str,
+        partition: str,
+        artifacts: Sequence[Artifact],
+        ended: Mapping[str, str] = MappingProxyType({}),
     ) -> list[AssetEvent]:
-        """Return that artifacts were forgotten; the materialization stays what it was."""
-        gone = [item.reference for item in artifacts if item.state == "forgotten"]
-        if not gone:
+        """Return what has become of artifacts; the materialization stays what it was."""
+        said = {**ended, **self.registry.lifecycle(artifacts)}
+        key = dg.AssetKey([project, asset])
+        if not said and not self._latest_observation(key, partition):
             return []
-        said = {"forgotten": f"{len(gone)} of {len(artifacts)}", "which": ", ".join(gone)}
-        return self._observed(project, asset, partition, said)
+        return self._observed(project, asset, partition, said or _AS_REGISTERED)
 
     def _observed(
         self, project: str, asset: str, partition: str, said: Mapping[str, str]
     ) -> list[AssetEvent]:
         key = dg.AssetKey([project, asset])
-        wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[partition])
-        records = self.instance.fetch_observations(wanted, limit=1).records
-        latest = records[0].asset_observation if records else None
-        if latest is not None and all(
-            str(getattr(latest.metadata.get(name), "value", None)) == text
-            for name, text in said.items()
-        ):
+        latest = self._latest_observation(key, partition)
+        if latest is not None and dict(said) == {
+            name: str(value.value) for name, value in latest.metadata.items()
+        }:
             return []
         return [dg.AssetObservation(key, partition=partition, metadata=dict(said))]
+
+    def _latest_observation(self, key: dg.AssetKey, partition: str) -> dg.AssetObservation | None:
+        wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[partition])
+        records = self.instance.fetch_observations(wanted, limit=1).records
+        return records[0].asset_observation if records else None
 
     def _version(self, key: dg.AssetKey, partition: str | None) -> str | None:
         latest = self._latest(key, partition)

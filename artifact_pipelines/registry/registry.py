@@ -6,12 +6,13 @@ from pathlib import Path
 from artifact_pipelines.registry.auditing import Auditing
 from artifact_pipelines.registry.bundling import Bundling
 from artifact_pipelines.registry.evaluating import Evaluating
+from artifact_pipelines.registry.lifecycle import Lifecycle
 from artifact_pipelines.registry.opened import parts
 from artifact_pipelines.registry.sweeping import Sweeping
 from artifact_pipelines.registry.tensors import Tensors
 
 
-class Registry(Evaluating, Auditing, Sweeping, Bundling, Tensors):
+class Registry(Evaluating, Auditing, Sweeping, Lifecycle, Bundling, Tensors):
     """Everything that can be done with artifacts; every interface calls this."""
 
 

@@ -50,6 +50,7 @@ COMMANDS = {
     "key create": ["bob"],
     "key list": [],
     "catalog rebuild": ["--yes"],
+    "dagster sync": [],
     "doctor": [],
 }
 

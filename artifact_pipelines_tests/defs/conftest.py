@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from artifact_pipelines_tests import world as worlds
+from artifact_pipelines_tests.defs.daemon import Daemon
 from artifact_pipelines_tests.world import World
 
 
@@ -16,3 +17,9 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.setenv("ARTIFACT_PIPELINES_ACTOR", "tester")
     with worlds.world(tmp_path) as found:
         yield found
+
+
+@pytest.fixture
+def daemon(world: World) -> Daemon:
+    """The daemon of a world."""
+    return Daemon(world)
