@@ -55,6 +55,10 @@ class CorruptChunkError(DigestMismatchError):
         self.key = key
 
 
+class QuarantinedError(ArtifactError, OSError):
+    """Bytes that a scrub found damaged."""
+
+
 class CodecError(InvalidFormatError):
     """Stored bytes that are not what their codec makes."""
 

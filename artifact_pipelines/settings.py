@@ -27,6 +27,7 @@ class Settings:
     Attributes:
         home: The folder of everything that is not put elsewhere.
         store_url: The bytes: `file:///path` or `s3://bucket/prefix`.
+        replica_url: The copy of the bytes, where one is kept.
         catalog_url: The facts: `sqlite:////path` or `postgresql+psycopg2://…`.
         keys: The folder of signing keys.
         dagster_home: The folder of the embedded Dagster instance.
@@ -40,6 +41,7 @@ class Settings:
     keys: Path
     dagster_home: Path
     actor: str
+    replica_url: str | None = None
     sensor_seconds: int = 30
 
     @classmethod
@@ -74,6 +76,7 @@ class Settings:
         return cls(
             home=home,
             store_url=given.get("STORE_URL") or (home / "store").as_uri(),
+            replica_url=given.get("REPLICA_URL"),
             catalog_url=_catalog_url(
                 given.get("CATALOG_URL") or f"sqlite:///{home}/catalog.db", here
             ),

@@ -37,7 +37,7 @@ FILE_BYTES = 40_000_000
 COLUMNS = {
     "artifact": (
         *("id", "seq", "kind", "project", "name", "step", "attempt", "version", "content"),
-        *("record", "object", "annex", "size", "published", "state", "recalled"),
+        *("record", "object", "annex", "size", "published", "state", "recalled", "tier"),
     ),
     "artifact_file": ("artifact", "path", "size", "sha256", "media_type", "state"),
     "edge": ("child", "parent", "role", "kind"),
@@ -222,7 +222,7 @@ class History:
         rows["artifact"].append(
             (
                 *(found, self.seq - 1, kind, project, name, step, 1, version, content, record),
-                *(session, None, size, time, "live", False),
+                *(session, None, size, time, "live", False, "hot"),
             )
         )
         rows["artifact_file"] += [

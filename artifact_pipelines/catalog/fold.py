@@ -383,6 +383,9 @@ def _forget(tx: Transaction, leaf: Leaf, body: Body) -> None:
     )
     tx.conn.execute(sa.update(file).where(file.c.artifact == leaf.subject).values(state="removed"))
     tx.conn.execute(
+        sa.delete(tables.quarantine).where(tables.quarantine.c.artifact == leaf.subject)
+    )
+    tx.conn.execute(
         sa.insert(tables.tombstone).values(
             artifact=leaf.subject,
             seq=leaf.seq,
@@ -419,6 +422,27 @@ def _slim(tx: Transaction, leaf: Leaf, body: Body) -> None:
             sa.update(file)
             .where(file.c.artifact == leaf.subject, file.c.path == path)
             .values(state="removed")
+        )
+
+
+def _quarantine(tx: Transaction, leaf: Leaf, body: Body) -> None:
+    table = tables.quarantine
+    for key, pack, what in body["chunks"]:
+        tx.conn.execute(
+            sa.delete(table).where(table.c.artifact == leaf.subject, table.c.key == key)
+        )
+        tx.conn.execute(
+            sa.insert(table).values(
+                artifact=leaf.subject, key=key, pack=pack, what=what, seq=leaf.seq
+            )
+        )
+
+
+def _heal(tx: Transaction, leaf: Leaf, body: Body) -> None:
+    table = tables.quarantine
+    for key in body["chunks"]:
+        tx.conn.execute(
+            sa.delete(table).where(table.c.artifact == leaf.subject, table.c.key == key)
         )
 
 
@@ -502,6 +526,8 @@ _HANDLERS: Mapping[str, Callable[[Transaction, Leaf, Body], None]] = {
     "archive": _archive,
     "restore": _restore,
     "slim": _slim,
+    "quarantine": _quarantine,
+    "heal": _heal,
     "prune": _nothing,
     "alarm": _nothing,
     "tag": _tag,

@@ -184,6 +184,16 @@ artifact_pack = Table(
     sqlite_with_rowid=False,
 )
 
+quarantine = Table(
+    "quarantine",
+    metadata,
+    Column("artifact", Text, primary_key=True),
+    Column("key", Text, primary_key=True, comment="a damaged chunk that it needs"),
+    Column("pack", Text, nullable=False),
+    Column("what", Text, nullable=False),
+    Column("seq", BigInteger, nullable=False, comment="the leaf that said so"),
+)
+
 session = Table(
     "session",
     metadata,

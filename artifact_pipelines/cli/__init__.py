@@ -29,6 +29,7 @@ from artifact_pipelines.errors import (
     InvalidFormatError,
     LedgerError,
     MissingObjectError,
+    QuarantinedError,
     RefusedError,
 )
 
@@ -39,6 +40,7 @@ _VERDICTS = (
     InvalidFormatError,
     LedgerError,
     MissingObjectError,
+    QuarantinedError,
     RefusedError,
 )
 

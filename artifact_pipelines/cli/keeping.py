@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from artifact_pipelines.cli import shapes
-from artifact_pipelines.cli.opening import listing, reading
+from artifact_pipelines.cli.opening import listing, reading, settings
 from artifact_pipelines.cli.output import (
     Json,
     Yes,
@@ -227,37 +227,70 @@ def compact_storage(
 
 
 @storage.command("scrub")
-def scrub_storage(*, as_json: Json = False) -> None:
-    """Read every stored chunk; exit 1 where one is damaged, naming what needs it."""
+def scrub_storage(
+    sample: Annotated[
+        float,
+        typer.Option("--sample", min=0.0, max=1.0, help="The share of the stored bytes to read."),
+    ] = 1.0,
+    seed: Annotated[int | None, typer.Option("--seed", help="What the sample is drawn by.")] = None,
+    replica: Annotated[
+        str | None, typer.Option("--replica", help="The copy of the store to heal from.")
+    ] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Read stored bytes again and heal them from a copy; exit 1 where something stays damaged."""
     with reading() as registry:
-        report = registry.scrub(_progress)
-    damaged = [
-        {
-            "pack": damage.pack,
-            "chunk": damage.key,
-            "what": damage.what,
-            "artifacts": list(damage.artifacts),
-        }
-        for damage in report.damaged
-    ]
-    if as_json:
-        show_json(
-            {
-                "ok": report.ok,
-                "packs": report.packs,
-                "chunks": report.chunks,
-                "size_bytes": report.size,
-                "damaged": damaged,
-            }
+        report = registry.scrub(
+            _progress, sample=sample, seed=seed, replica_url=replica or settings().replica_url
         )
+    if as_json:
+        show_json(shapes.scrub(report))
     else:
         say(f"{report.chunks} chunks in {report.packs} packs, {size(report.size)}, were read.")
+        for damage in report.healed:
+            say(f"HEALED {damage.what}")
         for damage in report.damaged:
             needed = ", ".join(damage.artifacts) or "nothing that is alive"
             say(f"DAMAGED {damage.what} It is needed by {needed}.")
         if report.ok:
             say("Every byte is as recorded.")
+        if sample < 1:
+            note(f"The same sample again: --sample {sample} --seed {report.seed}")
     if not report.ok:
+        raise typer.Exit(1)
+
+
+@storage.command("replicate")
+def replicate_storage(
+    to: Annotated[
+        str | None,
+        typer.Option("--to", help="The copy; ARTIFACT_PIPELINES_REPLICA_URL by default."),
+    ] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Bring a copy of the store up to date; exit 1 where a pack is damaged and stays behind."""
+    url = to or settings().replica_url
+    if url is None:
+        raise typer.BadParameter("name the copy with --to, or set ARTIFACT_PIPELINES_REPLICA_URL.")
+    with reading() as registry:
+        done = registry.replicate(url, _progress)
+    if as_json:
+        show_json(
+            {
+                "replica": url,
+                "copied": done.copied,
+                "size_bytes": done.size,
+                "deleted": done.deleted,
+                "damaged": list(done.damaged),
+            }
+        )
+    else:
+        say(f"{done.copied} objects, {size(done.size)}, were copied; {done.deleted} packs deleted.")
+        for pack in done.damaged:
+            say(f"DAMAGED pack {pack} was not copied; run: artifact-pipelines storage scrub")
+    if done.damaged:
         raise typer.Exit(1)
 
 

@@ -3,6 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from artifact_pipelines.domain.verdict import Verdict
     from artifact_pipelines.registry import Registry
     from artifact_pipelines.registry.auditing import Event
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
         RunView,
         Verification,
     )
+    from artifact_pipelines.registry.scrubbing import Damage, ScrubReport
     from artifact_pipelines.registry.sweeping import PlannedRun
 
 
@@ -76,6 +79,31 @@ def files(registry: "Registry", found: "Artifact") -> list[Shape]:
         }
         for entry in registry.files(found.id)
     ]
+
+
+def scrub(found: "ScrubReport") -> Shape:
+    """Return what reading stored bytes again found."""
+
+    def damages(those: "Sequence[Damage]") -> list[Shape]:
+        return [
+            {
+                "pack": damage.pack,
+                "chunk": damage.key,
+                "what": damage.what,
+                "artifacts": list(damage.artifacts),
+            }
+            for damage in those
+        ]
+
+    return {
+        "ok": found.ok,
+        "packs": found.packs,
+        "chunks": found.chunks,
+        "size_bytes": found.size,
+        "seed": found.seed,
+        "damaged": damages(found.damaged),
+        "healed": damages(found.healed),
+    }
 
 
 def moved(found: "Moved") -> Shape:

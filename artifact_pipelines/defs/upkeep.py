@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 
 from artifact_pipelines.resources import RegistryResource
+from artifact_pipelines.settings import Settings
 
 _GROUP = "upkeep"
 
@@ -19,6 +20,18 @@ def tree_head(registry: RegistryResource) -> dg.MaterializeResult[Any]:
             metadata={"leaves": head.size, "root": head.root.hex()[:12], "origin": head.origin},
             data_version=dg.DataVersion(head.root.hex()),
         )
+
+
+class ScrubConfig(dg.Config):
+    """How much of the store is read again.
+
+    Attributes:
+        sample: The share of the stored bytes.
+        seed: What the sample is drawn by; another one each time when left out.
+    """
+
+    sample: float = 1.0
+    seed: int | None = None
 
 
 @dg.asset(
@@ -39,10 +52,15 @@ def tree_head(registry: RegistryResource) -> dg.MaterializeResult[Any]:
         ),
     ],
 )
-def scrub(registry: RegistryResource) -> Iterator[dg.MaterializeResult[Any]]:
+def scrub(config: ScrubConfig, registry: RegistryResource) -> Iterator[dg.MaterializeResult[Any]]:
     """The stored chunks, each read again and compared with its key."""
     with registry.opened() as opened:
-        found, ledger = opened.scrub(), opened.verify_ledger()
+        found = opened.scrub(
+            sample=config.sample,
+            seed=config.seed,
+            replica_url=Settings.from_environment().replica_url,
+        )
+        ledger = opened.verify_ledger()
         damage = [
             f"{', '.join(damage.artifacts) or 'no live artifact'}: {damage.what}"
             for damage in found.damaged
@@ -53,6 +71,9 @@ def scrub(registry: RegistryResource) -> Iterator[dg.MaterializeResult[Any]]:
                 "chunks": found.chunks,
                 "megabytes": round(found.size / 1e6, 3),
                 "damaged": len(found.damaged),
+                "healed": len(found.healed),
+                "sample": config.sample,
+                "seed": found.seed,
                 "leaves": ledger.leaves,
             },
             check_results=[

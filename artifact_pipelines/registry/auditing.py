@@ -1,7 +1,6 @@
 """Whether everything is still what it was said to be: ledger, catalog and bytes."""
 
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,8 +20,8 @@ from artifact_pipelines.registry import rebuilding
 from artifact_pipelines.registry.keys import LOG
 from artifact_pipelines.registry.opened import leaf_key
 from artifact_pipelines.registry.pruning import Pruning
+from artifact_pipelines.registry.scrubbing import Scrubbing
 from artifact_pipelines.store.backend import Backend
-from artifact_pipelines.store.pack import read_footer
 from artifact_pipelines.store.store import Store
 
 _NOT_FOLDED = {
@@ -57,45 +56,6 @@ class LedgerReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Damage:
-    """A chunk or pack that is not what it should be.
-
-    Attributes:
-        pack: The pack.
-        key: The chunk, or nothing where the whole pack is unreadable.
-        what: What is wrong.
-        artifacts: The references that need it.
-    """
-
-    pack: str
-    key: str | None
-    what: str
-    artifacts: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ScrubReport:
-    """What reading every stored chunk found.
-
-    Attributes:
-        packs: How many packs were read.
-        chunks: How many chunks were read.
-        size: How many bytes were read.
-        damaged: What is damaged.
-    """
-
-    packs: int
-    chunks: int
-    size: int
-    damaged: tuple[Damage, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing is damaged."""
-        return not self.damaged
-
-
-@dataclass(frozen=True, slots=True)
 class Event:
     """One leaf of the ledger, for people and sensors.
 
@@ -118,7 +78,7 @@ class Event:
     body: dict[str, Any] | None
 
 
-class Auditing(Pruning):
+class Auditing(Pruning, Scrubbing):
     """The registry, as far as it is checked and reported on."""
 
     def events(self, after: int = -1, limit: int = 1000) -> list[Event]:
@@ -181,30 +141,6 @@ class Auditing(Pruning):
         if not problems:
             problems += self._table_problems()
         return LedgerReport(len(rows), root.hex(), signed, tuple(problems))
-
-    def scrub(self, progress: Callable[[int, int], None] | None = None) -> ScrubReport:
-        """Read every chunk of every mapped pack and name what is damaged."""
-        places: dict[str, list[sa.Row[Any]]] = {}
-        for row in self.catalog.read(_mapped):
-            places.setdefault(row.pack, []).append(row)
-        damaged: list[Damage] = []
-        chunks = size = 0
-        for done, (pack, rows) in enumerate(sorted(places.items())):
-            if progress is not None:
-                progress(done, len(places))
-            try:
-                read_footer(self.store.backend, pack)
-            except (ArtifactError, OSError) as error:
-                damaged.append(Damage(pack, None, str(error), self._users(pack, None)))
-            located = self.locate([row.key for row in rows])
-            bases = self.locate([at.base for at in located.values() if at.base is not None])
-            for key, place in sorted(located.items()):
-                chunks, size = chunks + 1, size + place.stored
-                try:
-                    self.store.read_chunk(key, place, bases.get(place.base or ""))
-                except (ArtifactError, OSError) as error:
-                    damaged.append(Damage(pack, key, str(error), self._users(pack, key)))
-        return ScrubReport(len(places), chunks, size, tuple(damaged))
 
     def storage_report(self) -> dict[str, Any]:
         """Return logical and stored bytes, in all and per project.
@@ -310,20 +246,6 @@ class Auditing(Pruning):
                     f"such as {str(one)[:100]}"
                 )
         return problems
-
-    def _users(self, pack: str, key: str | None) -> tuple[str, ...]:
-        """Return the references of the live artifacts that need a chunk or a whole pack."""
-        rows = self.catalog.read(_artifacts_of, pack)
-        found = []
-        for artifact, session in rows:
-            if key is not None:
-                try:
-                    if key not in self.publication_of(artifact, session).keys():  # noqa: SIM118  a method
-                        continue
-                except (ArtifactError, OSError):
-                    pass
-            found.append(self.get(artifact).reference)
-        return tuple(sorted(found))
 
 
 def rebuild(backend: Backend, catalog_url: str) -> int:
@@ -436,21 +358,6 @@ def _leaf_problems(
     except (ArtifactError, OSError, KeyError) as error:
         problems.append(str(error))
     return problems
-
-
-def _mapped(conn: Connection) -> list[sa.Row[Any]]:
-    chunk = tables.chunk
-    return list(conn.execute(sa.select(chunk.c.key, chunk.c.pack).order_by(chunk.c.key)))
-
-
-def _artifacts_of(conn: Connection, pack: str) -> list[tuple[str, str]]:
-    artifact, link = tables.artifact, tables.artifact_pack
-    statement = (
-        sa.select(artifact.c.id, artifact.c.object)
-        .join(link, link.c.artifact == artifact.c.id)
-        .where(link.c.pack == pack, artifact.c.state == "live")
-    )
-    return [(row.id, row.object) for row in conn.execute(statement)]
 
 
 def _storage(conn: Connection) -> dict[str, Any]:

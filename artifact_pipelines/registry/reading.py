@@ -21,6 +21,7 @@ from artifact_pipelines.errors import (
     AmbiguousReferenceError,
     DigestMismatchError,
     GoneError,
+    QuarantinedError,
     StoreError,
     UnknownArtifactError,
 )
@@ -342,7 +343,7 @@ class Reading(Opened):
         with self._reading(artifact) as publication:
             if publication.record.content != artifact.content:
                 damaged.append("the record in the store cites another manifest.")
-            entries = self._chosen(artifact, publication, None)
+            entries = self._chosen(artifact, publication, None, damaged=True)
             for entry in entries:
                 chunks = publication.chunks[entry.sha256]
                 try:
@@ -369,15 +370,15 @@ class Reading(Opened):
     def locate(self, keys: Sequence[str]) -> Mapping[str, Location]:
         """Return where chunks are."""
         rows = self.catalog.read(packs.locate, keys)
-        return {
-            key: Location(
-                row.pack, row.offset, row.stored, row.length, row.codec, row.base, row.key_id
-            )
-            for key, row in rows.items()
-        }
+        return {key: to_location(row) for key, row in rows.items()}
 
     def _chosen(
-        self, artifact: Artifact, publication: Publication, paths: Sequence[str] | None
+        self,
+        artifact: Artifact,
+        publication: Publication,
+        paths: Sequence[str] | None,
+        *,
+        damaged: bool = False,
     ) -> list[FileEntry]:
         there = {entry.path: entry for entry in publication.manifest.files}
         removed = self.removed(artifact)
@@ -392,7 +393,28 @@ class Reading(Opened):
                     f"the bytes of {path!r} of {artifact.reference} were removed {why}. "
                     "Its digest and the other files remain."
                 )
-        return [there[path] for path in paths or there if path not in removed]
+        chosen = [there[path] for path in paths or there if path not in removed]
+        if not damaged:
+            self._check_whole(artifact, publication, chosen)
+        return chosen
+
+    def _check_whole(
+        self, artifact: Artifact, publication: Publication, chosen: Sequence[FileEntry]
+    ) -> None:
+        """Refuse to hand over what a scrub found damaged.
+
+        Raises:
+            QuarantinedError: It found one of these files damaged.
+        """
+        hurt = self.catalog.read(_quarantined, artifact.id)
+        for entry in chosen if hurt else ():
+            for key, _ in publication.chunks[entry.sha256]:
+                if key in hurt:
+                    raise QuarantinedError(
+                        f"the file {entry.path!r} of {artifact.reference} is quarantined: "
+                        f"{hurt[key]} Bring it back from a copy: "
+                        "artifact-pipelines storage scrub --replica URL"
+                    )
 
     def removed(self, artifact: Artifact) -> set[str]:
         """Return the files whose bytes were removed on purpose."""
@@ -419,6 +441,17 @@ class Reading(Opened):
         order = (table.c.name, table.c.step) if kind is Kind.CHECKPOINT else (table.c.seq,)
         rows = self.catalog.read(lambda conn: list(conn.execute(statement.order_by(*order))))
         return [Artifact.of(row) for row in rows]
+
+
+def to_location(row: sa.Row[Any]) -> Location:
+    """Return where a chunk is by its row."""
+    return Location(row.pack, row.offset, row.stored, row.length, row.codec, row.base, row.key_id)
+
+
+def _quarantined(conn: Connection, artifact: str) -> dict[str, str]:
+    table = tables.quarantine
+    statement = sa.select(table.c.key, table.c.what).where(table.c.artifact == artifact)
+    return {row.key: row.what for row in conn.execute(statement)}
 
 
 def _file_states(conn: Connection, artifact: str) -> dict[str, str]:

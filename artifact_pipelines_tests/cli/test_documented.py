@@ -45,6 +45,7 @@ COMMANDS = {
     "storage report": [],
     "storage compact": [],
     "storage scrub": [],
+    "storage replicate": ["--to", "memory://documented"],
     "audit log": [],
     "audit verify": [],
     "key create": ["bob"],

@@ -3,6 +3,7 @@
 from typing import Any
 
 import dagster as dg
+import pytest
 
 from artifact_pipelines.definitions import defs
 from artifact_pipelines_tests import building
@@ -45,6 +46,20 @@ def test_a_scrub_names_who_needs_what_is_damaged(world: World) -> None:
     assert (whole["damaged"], checks) == (0, {"bytes": True, "ledger": True})
     assert damaged["damaged"] == 1
     assert failed == {"bytes": False, "ledger": True}
+
+
+def test_a_scrub_heals_from_the_copy(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARTIFACT_PIPELINES_REPLICA_URL", "memory://scrub-heals")
+    with world.registry() as registry:
+        building.run(registry, "run-1", steps=1)
+        registry.replicate("memory://scrub-heals")
+    pack = next((world.home / "store" / "packs").rglob("??" + "?" * 30))
+    pack.unlink()
+    found, checks = shown(world, "scrub")
+
+    assert found["damaged"] == 0
+    assert found["healed"] > 0
+    assert checks == {"bytes": True, "ledger": True}
 
 
 def test_prune_leaves_what_is_in_use(world: World) -> None:

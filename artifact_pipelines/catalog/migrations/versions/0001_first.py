@@ -316,6 +316,15 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("project", "name", name="pk_planned"),
     )
     op.create_table(
+        "quarantine",
+        sa.Column("artifact", sa.Text(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False, comment="a damaged chunk that it needs"),
+        sa.Column("pack", sa.Text(), nullable=False),
+        sa.Column("what", sa.Text(), nullable=False),
+        sa.Column("seq", _BIG, nullable=False, comment="the leaf that said so"),
+        sa.PrimaryKeyConstraint("artifact", "key", name="pk_quarantine"),
+    )
+    op.create_table(
         "session",
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("lease_until", sa.Double(), nullable=False),
