@@ -62,6 +62,20 @@ def test_a_breach_of_the_schema_registers_nothing(world: World) -> None:
     assert "x: greater_than_or_equal_to(0)" in outcome.failure
 
 
+def test_a_schema_that_hangs_registers_nothing_and_stops_in_time(world: World) -> None:
+    world.change(
+        datasets=dataset(load=f"{SAMPLE}:table", schema="artifact_pipelines_tests.schemas:Endless"),
+        limits={"seconds": 3},
+    )
+    outcome = world.materialize("datasets")
+
+    with world.registry() as registry:
+        assert registry.datasets(PROJECT) == []
+    assert outcome.failure == (
+        "no version of churn/rows was registered: the contract of rows took longer than 3 s"
+    )
+
+
 def test_rows_that_keep_their_schema_are_registered(world: World) -> None:
     world.change(datasets=dataset(load=f"{SAMPLE}:table", schema=SCHEMA))
     outcome = world.materialize("datasets")
