@@ -9,6 +9,7 @@ from artifact_pipelines.errors import SourceError, TrainerError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from safetensors import TensorSpec
 
 
 def files_of(path: Path) -> dict[str, Path | bytes]:
@@ -64,32 +65,111 @@ def _check_safetensors(path: Path) -> None:
         raise SourceError(f"{str(path)!r} is not a whole safetensors file: {error}.") from error
 
 
+def state_of(value: Any) -> Any:  # noqa: ANN401 (a framework's object, or plain state)
+    """Return the state of an object that has a `state_dict`, else what was passed."""
+    return value.state_dict() if hasattr(value, "state_dict") else value
+
+
+def is_array(value: object) -> bool:
+    """Return whether a value is a NumPy array or a PyTorch tensor, without importing either."""
+    return _library(value) == "torch" or (
+        _library(value) == "numpy" and hasattr(value, "dtype") and hasattr(value, "nbytes")
+    )
+
+
+def size_of(tensors: object) -> int:
+    """Return how many bytes the tensors of a mapping take, those that are some."""
+    if not isinstance(tensors, Mapping):
+        return 0
+    return sum(int(value.nbytes) for value in tensors.values() if is_array(value))
+
+
+def precision_of(tensors: object) -> list[str]:
+    """Return the types of the tensors of a mapping, such as `float32`, each once."""
+    if not isinstance(tensors, Mapping):
+        return []
+    return sorted(
+        {
+            getattr(value.dtype, "name", str(value.dtype)).removeprefix("torch.")
+            for value in tensors.values()
+            if is_array(value)
+        }
+    )
+
+
 def save_tensors(what: str, tensors: object) -> bytes:
-    """Return arrays by name as the bytes of a safetensors file.
+    """Return arrays by name as the bytes of a safetensors file: the one copy that is made.
 
     Raises:
         TrainerError: There are none, or one is no array that safetensors holds.
     """
-    import numpy as np
-    from safetensors import SafetensorError
-    from safetensors.numpy import save
+    from safetensors import SafetensorError, serialize
 
     if not isinstance(tensors, Mapping) or not tensors:
         raise TrainerError(f"{what} has no tensors; pass arrays by name, or a path.")
-    arrays: dict[str, NDArray[Any]] = {}
-    for name, array in tensors.items():
-        if not isinstance(name, str) or not isinstance(array, np.ndarray | np.generic):
-            raise TrainerError(
-                f"{what}: the tensor {name!r} is a {type(array).__name__}; "
-                "pass numpy arrays by name, or the path of a file."
-            )
-        # What a view leaves out must not be written, and the file's byte order is little-endian.
-        plain = np.asarray(array, order="C")
-        arrays[name] = plain.astype(plain.dtype.newbyteorder("<"), copy=False)
+    alive: list[Any] = []
     try:
-        return save(arrays)
+        specs = {
+            _text(what, name): _spec(what, name, array, alive) for name, array in tensors.items()
+        }
+        return bytes(serialize(specs, metadata=None))
     except (KeyError, TypeError, ValueError, SafetensorError) as error:
         raise TrainerError(f"{what} has tensors that safetensors cannot hold: {error}.") from error
+
+
+def _text(what: str, name: object) -> str:
+    if not isinstance(name, str):
+        raise TrainerError(f"{what}: the tensor {name!r} must be named by a text.")
+    return name
+
+
+def _spec(what: str, name: object, array: Any, alive: list[Any]) -> "TensorSpec":  # noqa: ANN401 (any array)
+    """Return where an array's bytes are; what a view leaves out must not be written."""
+    import numpy as np
+    from safetensors import TensorSpec
+
+    if _library(array) == "torch":
+        if hasattr(array, "full_tensor"):
+            raise TrainerError(
+                f"{what}: the tensor {name!r} is spread over processes; gather it first, or save "
+                "with torch.distributed.checkpoint and pass the folder."
+            )
+        plain = array.detach().cpu().contiguous()
+        alive.append(plain)
+        return TensorSpec(
+            dtype=str(plain.dtype).removeprefix("torch."),
+            shape=tuple(plain.shape),
+            data_ptr=plain.data_ptr(),
+            data_len=plain.nbytes,
+        )
+    if not isinstance(array, np.ndarray | np.generic):
+        raise TrainerError(
+            f"{what}: the tensor {name!r} is a {type(array).__name__}; "
+            "pass arrays by name, or the path of a file."
+        )
+    found = np.asarray(array, order="C")
+    if found.dtype.hasobject:
+        raise TypeError(f"{name!r} holds Python objects")
+    # The file's byte order is little-endian.
+    found = found.astype(found.dtype.newbyteorder("<"), copy=False)
+    alive.append(found)
+    return TensorSpec(
+        dtype=found.dtype.name,
+        shape=found.shape,
+        data_ptr=found.ctypes.data,
+        data_len=found.nbytes,
+    )
+
+
+def _library(value: object) -> str:
+    return next(
+        (
+            name
+            for kind in type(value).__mro__
+            if (name := kind.__module__.partition(".")[0]) in {"torch", "numpy"}
+        ),
+        "",
+    )
 
 
 def load_tensors(path: Path) -> "dict[str, NDArray[Any]]":

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, SupportsFloat
@@ -19,7 +19,15 @@ from artifact_pipelines.errors import (
     TrainerError,
     UnknownArtifactError,
 )
-from artifact_pipelines.sdk.files import files_of, load_tensors, plain_file, save_tensors
+from artifact_pipelines.sdk.describing import training_facts
+from artifact_pipelines.sdk.files import (
+    files_of,
+    load_tensors,
+    plain_file,
+    save_tensors,
+    size_of,
+    state_of,
+)
 from artifact_pipelines.sdk.machine import surroundings, threads, usage
 from artifact_pipelines.sdk.opening import open_home, settings_of
 from artifact_pipelines.sdk.provenance import (
@@ -31,7 +39,8 @@ from artifact_pipelines.sdk.provenance import (
     packages,
     seeds_of,
 )
-from artifact_pipelines.sdk.state import read_state, write_state
+from artifact_pipelines.sdk.saving import PENDING_BYTES, Publisher, Saved
+from artifact_pipelines.sdk.state import joined, read_state, split, write_state
 from artifact_pipelines.settings import Settings
 
 if TYPE_CHECKING:
@@ -50,29 +59,37 @@ _DATASET_ROLE = "dataset:"
 _REASON_LENGTH = 500
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ResumePoint:
     """A checkpoint that a run goes on from.
 
     Attributes:
         step: Its step.
         epoch: Its epoch, if it was given one.
-        tensors: The weights; empty where the checkpoint has no `model.safetensors`.
-        optimizer: The optimizer's tensors; empty where none were saved.
         scheduler: The schedule's state; empty where none was saved.
         rng: The random generators' state; empty where none was saved.
+        optimizer_form: The optimizer's state but for its arrays, where it is no flat mapping.
         reference: The checkpoint.
         folder: All of its files.
     """
 
     step: int
     epoch: float | None
-    tensors: "Mapping[str, NDArray[Any]]"
-    optimizer: "Mapping[str, NDArray[Any]]"
     scheduler: Mapping[str, Any]
     rng: Mapping[str, Any]
+    optimizer_form: Any
     reference: str
     folder: Path
+
+    @cached_property
+    def tensors(self) -> "Mapping[str, NDArray[Any]]":
+        """The weights; empty where the checkpoint has no `model.safetensors`."""
+        return load_tensors(self.folder / MODEL_FILE)
+
+    @cached_property
+    def optimizer(self) -> Any:  # noqa: ANN401 (whatever was saved)
+        """The optimizer's state as it was passed; empty where none was saved."""
+        return joined(self.optimizer_form, load_tensors(self.folder / OPTIMIZER_FILE))
 
 
 class Run:
@@ -93,6 +110,7 @@ class Run:
         *,
         resume_from: "Artifact | None" = None,
         on_checkpoint: "Callable[[Artifact], None] | None" = None,
+        pending_bytes: int = PENDING_BYTES,
     ) -> None:
         """Open a run that is registered; `start_run` does both."""
         view = registry.run(artifact.project, artifact.name)
@@ -106,6 +124,7 @@ class Run:
         self._saved = {step_of(saved): saved for saved in view.checkpoints}
         self._point = self._saved[max(self._saved)] if self._saved else resume_from
         self._datasets: dict[str, Any] = {}
+        self._publisher = Publisher(pending_bytes)
         self._closed = False
 
     @property
@@ -125,7 +144,8 @@ class Run:
 
     @property
     def checkpoints(self) -> "tuple[Artifact, ...]":
-        """The checkpoints so far, by step."""
+        """The checkpoints so far, by step; those that were handed over are waited for."""
+        self._publisher.drain()
         return tuple(self._saved[step] for step in sorted(self._saved))
 
     @cached_property
@@ -139,10 +159,9 @@ class Run:
         return ResumePoint(
             step=step_of(point),
             epoch=state.get("epoch"),
-            tensors=load_tensors(folder / MODEL_FILE),
-            optimizer=load_tensors(folder / OPTIMIZER_FILE),
             scheduler=state.get("scheduler") or {},
             rng=state.get("rng") or {},
+            optimizer_form=state.get("optimizer"),
             reference=point.reference,
             folder=folder,
         )
@@ -162,82 +181,104 @@ class Run:
 
     def checkpoint(
         self,
-        tensors: "Mapping[str, NDArray[Any]] | str | Path",
+        tensors: Any,  # noqa: ANN401 (any framework's)
         *,
         step: int,
         metrics: Mapping[str, SupportsFloat] | None = None,
         epoch: float | None = None,
-        optimizer: "Mapping[str, NDArray[Any]] | None" = None,
-        scheduler: Mapping[str, Any] | None = None,
+        optimizer: Any = None,  # noqa: ANN401 (as above)
+        scheduler: Any = None,  # noqa: ANN401 (as above)
         rng: Mapping[str, Any] | None = None,
         files: Mapping[str, str | Path | bytes] | None = None,
-    ) -> "Artifact":
-        """Return a checkpoint, registered when this returns; the same one twice is one.
+        about: Mapping[str, Any] | None = None,
+    ) -> Saved:
+        """Hand a checkpoint over and return before it is registered; the same one twice is one.
+
+        Arrays are copied before this returns, so that training may go on to change them. Files
+        that are passed by path are registered before it returns. An error is raised by the
+        next call, by `Saved.wait` or at the end of the run, whichever comes first.
 
         Args:
-            tensors: The weights by name, or a file or folder that is taken as it is.
+            tensors: The weights by name, NumPy's or PyTorch's; an object with a `state_dict`;
+                or a file or folder that is taken as it is.
             step: The number of steps taken.
             metrics: Numbers by name; NaN and the infinities are recorded as such.
             epoch: The number of epochs, whole or in part.
-            optimizer: The optimizer's tensors by name.
-            scheduler: The schedule's state: numbers, text, lists, tuples, mappings, arrays.
+            optimizer: The optimizer, or its state: nested mappings, lists, numbers and arrays.
+            scheduler: The schedule, or its state of the same types.
             rng: The random generators' state, of the same types.
             files: More files by path.
+            about: What else is known: `optimizer`, `precision`, `parallel`, and under `holds`
+                which of `optimizer`, `scheduler` and `rng` are in files taken as they are.
 
         Raises:
             TrainerError: A value cannot be saved.
             SourceError: A file cannot be read.
-            ConflictError: The step has other content, or the run is complete.
+            ConflictError: The run is complete, or an earlier step has other content.
         """
-        self._checkopen_home()
+        self._check_open()
         step = _whole("step", step)
         what = f"checkpoint {self.reference}@{step}"
         as_is = isinstance(tensors, str | Path)
-        content: Mapping[str, Path | bytes] = (
-            files_of(Path(tensors))
-            if isinstance(tensors, str | Path)
-            else {MODEL_FILE: save_tensors(what, tensors)}
-        )
-        added: dict[str, Path | bytes] = {}
-        if optimizer is not None:
-            added[OPTIMIZER_FILE] = save_tensors(f"the optimizer of {what}", optimizer)
-        if not as_is or scheduler is not None or rng is not None:
-            state = {"step": step, "epoch": epoch, "scheduler": scheduler, "rng": rng}
-            added[STATE_FILE] = write_state(what, state)
-        for path, source in (files or {}).items():
-            if path in added:
-                raise TrainerError(f"{what} has two files {path!r}; rename one.")
-            added[path] = source if isinstance(source, bytes) else plain_file(Path(source))
-        twice = sorted(content.keys() & added.keys())
-        if twice:
-            raise TrainerError(f"{what} has two files {twice[0]!r}; rename one.")
-        facts = {
-            "metrics": _numbers(what, metrics or {}),
-            "epoch": epoch,
-            "optimizer": optimizer is not None,
-            "scheduler": scheduler is not None,
-            "rng": rng is not None,
-        }
-        there = self._saved.get(step)
+        weights = {} if as_is else state_of(tensors)
+        arrays, form = split(state_of(optimizer))
+        size = size_of(weights) + size_of(arrays)
+        self._publisher.reserve(size)
+        try:
+            content: Mapping[str, Path | bytes] = (
+                files_of(Path(tensors)) if as_is else {MODEL_FILE: save_tensors(what, weights)}
+            )
+            added: dict[str, Path | bytes] = {}
+            if arrays:
+                added[OPTIMIZER_FILE] = save_tensors(f"the optimizer of {what}", arrays)
+            schedule = state_of(scheduler)
+            if not as_is or form is not None or schedule is not None or rng is not None:
+                state = {"step": step, "epoch": epoch, "scheduler": schedule, "rng": rng}
+                optional = {} if form is None else {"optimizer": form}
+                added[STATE_FILE] = write_state(what, state | optional)
+            _add_files(what, content, added, files or {})
+            facts = {
+                "metrics": _numbers(what, metrics or {}),
+                "epoch": epoch,
+                **_held(about or {}, optimizer=optimizer, scheduler=scheduler, rng=rng),
+            }
+            training = training_facts(weights, optimizer, scheduler, about or {})
+            if training:
+                facts["training"] = training
+            job = _Job(step, {**content, **added}, facts)
+        except BaseException:
+            self._publisher.release(size)
+            raise
+        saved = Saved(f"{self.reference}@{step}", step)
+        self._publisher.hand_over(saved, partial(self._publish, job), size)
+        if any(isinstance(source, Path) for source in job.files.values()):
+            # The trainer may write to its files, or remove them, as soon as this returns.
+            saved.wait()
+        return saved
+
+    def _publish(self, job: "_Job") -> "Artifact":
+        there = self._saved.get(job.step)
         saved = self._registry.publish_checkpoint(
             self.artifact,
-            {**content, **added},
-            step=step,
-            facts=facts,
-            inputs=self._parent(step) if there is None else there.record.inputs,
+            job.files,
+            step=job.step,
+            facts=job.facts,
+            inputs=self._parent(job.step) if there is None else there.record.inputs,
             attempt=1 if there is None else there.record.attempt,
         )
-        self._saved[step] = saved
+        self._saved[job.step] = saved
         if self._on_checkpoint is not None:
             self._on_checkpoint(saved)
         return saved
 
     def check_saved(self) -> None:
-        """Refuse a run without any checkpoint.
+        """Wait until every checkpoint is registered, and refuse a run without any.
 
         Raises:
+            ArtifactError: One could not be registered.
             TrainerError: There is none.
         """
+        self._publisher.drain()
         if not self._saved:
             raise TrainerError(
                 f"the run {self.reference} saved no checkpoint; "
@@ -245,10 +286,11 @@ class Run:
             )
 
     def close(self) -> None:
-        """Take no more checkpoints."""
+        """Take no more checkpoints, and register those that were handed over."""
         self._closed = True
+        self._publisher.close()
 
-    def _checkopen_home(self) -> None:
+    def _check_open(self) -> None:
         if self.complete:
             raise ConflictError(_complete(self.reference))
         if self._closed:
@@ -281,6 +323,15 @@ class Run:
         if (folder / "data.safetensors").is_file():
             return load_tensors(folder / "data.safetensors")
         return folder
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A checkpoint on its way to the registry."""
+
+    step: int
+    files: Mapping[str, Path | bytes]
+    facts: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,6 +400,7 @@ def start_run(
     seeds: Mapping[str, int] | None = None,
     home: str | Path | None = None,
     reuse: bool = False,
+    pending_bytes: int = PENDING_BYTES,
 ) -> Iterator[Run]:
     """Yield a training run, begun now or interrupted before.
 
@@ -364,6 +416,8 @@ def start_run(
         seeds: Seeds by what they are for; parameters called `seed` are found by themselves.
         home: The home of the registry; `ARTIFACT_PIPELINES_HOME` when left out.
         reuse: Whether to yield a complete run too, with `Run.complete` true.
+        pending_bytes: How many bytes of checkpoints may wait to be registered before
+            `Run.checkpoint` waits; one that is larger waits alone.
 
     Raises:
         ConflictError: The run is complete, was begun with other parameters or inputs, or is
@@ -371,7 +425,7 @@ def start_run(
         TrainerError: The block saved no checkpoint.
     """
     request = Request(project, name, params or {}, inputs, resume_from, seeds or {})
-    with running(request, settings_of(home), reuse=reuse) as run:
+    with running(request, settings_of(home), reuse=reuse, pending_bytes=pending_bytes) as run:
         yield run
 
 
@@ -396,6 +450,7 @@ def running(
     code: Code | None = None,
     annex: Mapping[str, Any] | None = None,
     on_checkpoint: "Callable[[Artifact], None] | None" = None,
+    pending_bytes: int = PENDING_BYTES,
 ) -> Iterator[Run]:
     """Yield a run as `start_run` does, with what the caller knows better than this process."""
     with contextlib.ExitStack() as stack:
@@ -428,7 +483,14 @@ def running(
         workdir = stack.enter_context(
             tempfile.TemporaryDirectory(prefix="artifact-pipelines-", ignore_cleanup_errors=True)
         )
-        run = Run(registry, artifact, Path(workdir), resume_from=base, on_checkpoint=on_checkpoint)
+        run = Run(
+            registry,
+            artifact,
+            Path(workdir),
+            resume_from=base,
+            on_checkpoint=on_checkpoint,
+            pending_bytes=pending_bytes,
+        )
         if run.complete:
             if not reuse:
                 raise ConflictError(_complete(run.reference))
@@ -438,6 +500,7 @@ def running(
             yield run
             run.check_saved()
         except BaseException as error:
+            run.close()
             try:
                 registry.finish_run(artifact, "failed", _reason(error), annex=usage())
             except Exception as second:  # noqa: BLE001 (the trainer's own error is the one to see)
@@ -502,6 +565,29 @@ def _base(registry: "Registry", reference: str | None) -> "Artifact | None":
             f"resume from a checkpoint such as {hint}."
         )
     return found
+
+
+def _add_files(
+    what: str,
+    content: Mapping[str, Path | bytes],
+    added: dict[str, Path | bytes],
+    files: Mapping[str, str | Path | bytes],
+) -> None:
+    """Add the files that a trainer passed beside a checkpoint's own."""
+    for path, source in files.items():
+        if path in added:
+            raise TrainerError(f"{what} has two files {path!r}; rename one.")
+        added[path] = source if isinstance(source, bytes) else plain_file(Path(source))
+    twice = sorted(content.keys() & added.keys())
+    if twice:
+        raise TrainerError(f"{what} has two files {twice[0]!r}; rename one.")
+
+
+def _held(about: Mapping[str, Any], **parts: object) -> dict[str, bool]:
+    """Return which parts of the training's state a checkpoint holds."""
+    return {
+        name: part is not None or name in about.get("holds", ()) for name, part in parts.items()
+    }
 
 
 def _numbers(what: str, metrics: Mapping[str, SupportsFloat]) -> dict[str, float]:

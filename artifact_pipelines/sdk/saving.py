@@ -1,0 +1,152 @@
+"""Publishing in the background: a training goes on while its checkpoint is written."""
+
+import threading
+from collections import deque
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from artifact_pipelines.registry.reading import Artifact
+
+PENDING_BYTES = 2**31
+"""How many bytes of checkpoints may wait; one that is larger waits alone."""
+
+
+class Saved:
+    """A checkpoint that was handed over, and is registered once `wait` returns.
+
+    Attributes:
+        reference: The text that finds it once it is registered.
+        step: Its step.
+    """
+
+    def __init__(self, reference: str, step: int) -> None:
+        """Begin as one that is not registered yet."""
+        self.reference = reference
+        self.step = step
+        self._future: Future[Artifact] = Future()
+        self._told = False
+
+    @property
+    def done(self) -> bool:
+        """Whether it is registered, or will never be."""
+        return self._future.done()
+
+    def wait(self) -> "Artifact":
+        """Return the checkpoint once it is registered.
+
+        Raises:
+            ArtifactError: It cannot be registered.
+        """
+        try:
+            return self._future.result()
+        except BaseException:
+            self._told = True
+            raise
+
+    def settle(self, publish: "Callable[[], Artifact]") -> bool:
+        """Register it, and return whether that succeeded."""
+        try:
+            self._future.set_result(publish())
+        except BaseException as error:  # noqa: BLE001 (whoever waits is told)
+            self._future.set_exception(error)
+            return False
+        return True
+
+    def untold(self) -> BaseException | None:
+        """Return why it failed, once, unless somebody was told by `wait`."""
+        error = None if self._told else self._future.exception()
+        self._told = True
+        return error
+
+
+class Publisher:
+    """A thread that registers checkpoints in the order in which they were handed over."""
+
+    def __init__(self, limit: int = PENDING_BYTES) -> None:
+        """Begin without a thread; the first checkpoint starts it."""
+        self._limit = limit
+        self._change = threading.Condition()
+        self._waiting: deque[tuple[Saved, Callable[[], Artifact], int]] = deque()
+        self._failed: list[Saved] = []
+        self._held = 0
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def reserve(self, size: int) -> None:
+        """Wait until that many bytes may be held, and count them as held.
+
+        Raises:
+            ArtifactError: An earlier checkpoint could not be registered.
+        """
+        self.check()
+        with self._change:
+            self._change.wait_for(lambda: not self._held or self._held + size <= self._limit)
+            self._held += size
+
+    def release(self, size: int) -> None:
+        """Count bytes as held no longer."""
+        with self._change:
+            self._held -= size
+            self._change.notify_all()
+
+    def hand_over(self, saved: Saved, publish: "Callable[[], Artifact]", size: int) -> None:
+        """Have a checkpoint registered whose bytes were reserved."""
+        with self._change:
+            self._waiting.append((saved, publish, size))
+            if self._thread is None:
+                # A process that ends does not wait: what was not registered is not there.
+                self._thread = threading.Thread(
+                    target=self._work, name="artifact-pipelines-publisher", daemon=True
+                )
+                self._thread.start()
+            self._change.notify_all()
+
+    def check(self) -> None:
+        """Raise the first failure that nobody was told of."""
+        with self._change:
+            failed, self._failed = self._failed, []
+        errors = [error for saved in failed if (error := saved.untold()) is not None]
+        if errors:
+            for error in errors[1:]:
+                errors[0].add_note(f"A later checkpoint failed as well: {error}")
+            raise errors[0]
+
+    def drain(self) -> None:
+        """Wait until all is registered, and raise the first failure that nobody was told of."""
+        self.settle()
+        self.check()
+
+    def settle(self) -> None:
+        """Wait until nothing waits to be registered."""
+        if threading.current_thread() is self._thread:
+            return
+        with self._change:
+            self._change.wait_for(lambda: not self._waiting)
+
+    def close(self) -> None:
+        """End the thread once nothing waits."""
+        with self._change:
+            self._closed = True
+            self._change.notify_all()
+        if self._thread is not None and threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _work(self) -> None:
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: self._waiting or self._closed)
+                if not self._waiting:
+                    return
+                saved, publish, size = self._waiting[0]
+            good = saved.settle(publish)
+            # The bytes go before the count does.
+            del publish
+            with self._change:
+                self._waiting.popleft()
+                if not good:
+                    self._failed.append(saved)
+                self._held -= size
+                self._change.notify_all()
