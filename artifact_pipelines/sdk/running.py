@@ -151,10 +151,21 @@ class Run:
     @cached_property
     def resume(self) -> ResumePoint | None:
         """The checkpoint to go on from: the run's own newest, else the one it was started from."""
-        point = self._point
-        if point is None:
-            return None
-        folder = self._registry.fetch(point.id, self.workdir / "resume")
+        return None if self._point is None else self._fetched(self._point)
+
+    def resume_point(self, reference: str) -> ResumePoint:
+        """Return another checkpoint to go on from.
+
+        Raises:
+            ConfigurationError: The reference names no checkpoint.
+        """
+        found = _base(self._registry, reference)
+        if self._point is not None and found.id == self._point.id and self.resume is not None:
+            return self.resume
+        return self._fetched(found)
+
+    def _fetched(self, point: "Artifact") -> ResumePoint:
+        folder = self._registry.fetch(point.id, self.workdir / "resume" / point.id)
         state = read_state(folder / STATE_FILE, point.reference)
         return ResumePoint(
             step=step_of(point),
@@ -200,7 +211,7 @@ class Run:
 
         Args:
             tensors: The weights by name, NumPy's or PyTorch's; an object with a `state_dict`;
-                or a file or folder that is taken as it is.
+                or a file or folder that is taken as it is; nothing where `files` are all.
             step: The number of steps taken.
             metrics: Numbers by name; NaN and the infinities are recorded as such.
             epoch: The number of epochs, whole or in part.
@@ -219,15 +230,17 @@ class Run:
         self._check_open()
         step = _whole("step", step)
         what = f"checkpoint {self.reference}@{step}"
-        as_is = isinstance(tensors, str | Path)
+        as_is = tensors is None or isinstance(tensors, str | Path)
         weights = {} if as_is else state_of(tensors)
         arrays, form = split(state_of(optimizer))
         size = size_of(weights) + size_of(arrays)
         self._publisher.reserve(size)
         try:
-            content: Mapping[str, Path | bytes] = (
-                files_of(Path(tensors)) if as_is else {MODEL_FILE: save_tensors(what, weights)}
-            )
+            content: Mapping[str, Path | bytes] = {}
+            if not as_is:
+                content = {MODEL_FILE: save_tensors(what, weights)}
+            elif tensors is not None:
+                content = files_of(Path(tensors))
             added: dict[str, Path | bytes] = {}
             if arrays:
                 added[OPTIMIZER_FILE] = save_tensors(f"the optimizer of {what}", arrays)
@@ -455,7 +468,7 @@ def running(
     """Yield a run as `start_run` does, with what the caller knows better than this process."""
     with contextlib.ExitStack() as stack:
         registry = stack.enter_context(open_home(settings))
-        base = _base(registry, request.resume_from)
+        base = None if request.resume_from is None else _base(registry, request.resume_from)
         code = code_of(main_file(), None) if code is None else code
         installed = packages()
         files: dict[str, Path | bytes] = {ENVIRONMENT_FILE: lock_file(installed)}
@@ -554,9 +567,7 @@ def _datasets(registry: "Registry", inputs: Sequence[str] | Mapping[str, str]) -
     return [Input(f"{_DATASET_ROLE}{role}", artifact) for role, artifact in named.items()]
 
 
-def _base(registry: "Registry", reference: str | None) -> "Artifact | None":
-    if reference is None:
-        return None
+def _base(registry: "Registry", reference: str) -> "Artifact":
     found = registry.find(reference)
     if found.kind is not Kind.CHECKPOINT:
         hint = f"{found.reference}@latest" if found.kind is Kind.TRAINING_RUN else "digits/run-1@40"

@@ -1,0 +1,76 @@
+"""A training that is killed goes on from the repository and ends with the same weights."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from artifact_pipelines.registry import Registry, open_registry
+from artifact_pipelines_tests.integrations.trainers import FRAMEWORKS, FULL
+
+pytestmark = [pytest.mark.integrations, pytest.mark.timeout(300)]
+
+WEIGHTS = {
+    "keras": "model.safetensors",
+    "lightgbm": "model.txt",
+    "xgboost": "model.ubj",
+}
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[Registry]:
+    with open_registry(tmp_path / "home", actor="tester") as opened:
+        yield opened
+
+
+def train(home: Path, *arguments: str) -> int:
+    done = subprocess.run(
+        [sys.executable, "-m", "artifact_pipelines_tests.integrations.trainers", *arguments],
+        env={**os.environ, "ARTIFACT_PIPELINES_HOME": str(home), "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    return done.returncode
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_killed_training_ends_with_the_weights_of_an_uninterrupted_one(
+    registry: Registry, tmp_path: Path, framework: str
+) -> None:
+    home = tmp_path / "home"
+    whole = train(home, framework, "whole")
+    killed = train(home, framework, "cut", "3")
+    before = registry.checkpoints("p", "cut")
+    resumed = train(home, framework, "cut")
+    file = WEIGHTS.get(framework, "model.safetensors")
+    expected, found = registry.checkpoints("p", "whole"), registry.checkpoints("p", "cut")
+
+    assert (whole, killed, resumed) == (0, -signal.SIGKILL, 0)
+    assert 0 < len(before) < len(expected) == FULL
+    assert len(found) == FULL
+    assert [item.step for item in found] == [item.step for item in expected]
+    for mine, theirs in zip(found, expected, strict=True):
+        assert registry.read(mine.id, file) == registry.read(theirs.id, file), mine.reference
+    assert found[-1].record.facts["optimizer"]
+    assert registry.run("p", "cut").state == "finished"
+
+
+def test_pytorch_objects_say_what_they_are(registry: Registry, tmp_path: Path) -> None:
+    assert train(tmp_path / "home", "torch", "r") == 0
+
+    training = registry.find("p/r@2").record.facts["training"]
+    assert training["optimizer"]["class"] == "torch.optim.adamw.AdamW"
+    assert training["optimizer"]["groups"][0]["betas"] == [0.9, 0.999]
+    assert 0 < training["learning_rate"] < 0.01
+    assert training["scheduler"]["class"].endswith("CosineAnnealingLR")
+    assert training["precision"] == ["float32"]
+
+
+def test_a_tensor_of_another_precision_keeps_its_type(registry: Registry, tmp_path: Path) -> None:
+    assert train(tmp_path / "home", "bfloat16", "r") == 0
+
+    assert registry.find("p/r@1").record.facts["training"]["precision"] == ["bfloat16"]
+    assert b'"dtype":"BF16"' in registry.read("p/r@1", "model.safetensors")
