@@ -110,6 +110,19 @@ class AmbiguousReferenceError(ArtifactError, LookupError):
     """A reference that names more than one artifact."""
 
 
+class QueryError(ArtifactError, ValueError):
+    """A text that is no query.
+
+    Attributes:
+        place: Where it is wrong, counted in characters from 0.
+    """
+
+    def __init__(self, sentence: str, place: int) -> None:
+        """Say what is wrong and where."""
+        super().__init__(sentence)
+        self.place = place
+
+
 class ConflictError(ArtifactError):
     """An identity that is taken by other content."""
 

@@ -15,6 +15,7 @@ from artifact_pipelines.catalog.catalog import Transaction, batches
 from artifact_pipelines.domain import digest
 from artifact_pipelines.domain.leaf import Leaf
 from artifact_pipelines.domain.publication import Publication
+from artifact_pipelines.domain.record import Kind, Record
 from artifact_pipelines.errors import LedgerError
 
 Body = Mapping[str, Any]
@@ -64,6 +65,8 @@ def _publish(tx: Transaction, leaf: Leaf, body: Body, publication: Publication |
             state="live",
             recalled=False,
             tier="hot",
+            run=_run_behind(tx, record),
+            lock=record.lock,
         )
     )
     _insert(
@@ -107,6 +110,7 @@ def _publish(tx: Transaction, leaf: Leaf, body: Body, publication: Publication |
             for name, value in sorted(record.facts.get("metrics", {}).items())
         ],
     )
+    _index(tx, leaf, record)
     if record.kind == "training_run":
         _no_longer_planned(tx, record.project, record.name)
         tx.conn.execute(
@@ -119,6 +123,85 @@ def _publish(tx: Transaction, leaf: Leaf, body: Body, publication: Publication |
                 seq=leaf.seq,
             )
         )
+
+
+def _run_behind(tx: Transaction, record: Record) -> str | None:
+    """Return the training run that stands behind an artifact."""
+    if record.kind is Kind.TRAINING_RUN:
+        return record.id
+    if record.kind is not Kind.MODEL:
+        return record.run
+    checkpoint = next((item.id for item in record.inputs if item.role == "checkpoint"), None)
+    table = tables.artifact
+    found = sa.select(table.c.run).where(table.c.id == checkpoint)
+    behind: str | None = tx.conn.execute(found).scalar()
+    return behind
+
+
+def _index(tx: Transaction, leaf: Leaf, record: Record) -> None:
+    """Enter what an artifact is looked for by: parameters, code, facts, packages and words."""
+    facts = {
+        name: value
+        for name, value in record.facts.items()
+        if name not in {"metrics", "packages", "statistics", "columns", "card"}
+    }
+    found: dict[str, Any] = {}
+    for group, values in (("params", record.params), ("code", record.code), ("facts", facts)):
+        _flatten(group, values, found)
+    _insert(
+        tx,
+        tables.parameter,
+        [
+            {"artifact": record.id, "name": name, "number": _number(value), "text": _text(value)}
+            for name, value in sorted(found.items())
+        ],
+    )
+    package = tables.package
+    installed = record.facts.get("packages") or {}
+    if record.lock is not None and installed:
+        there = sa.select(package.c.lock).where(package.c.lock == record.lock).limit(1)
+        if tx.conn.execute(there).first() is None:
+            _insert(
+                tx,
+                package,
+                [
+                    {"lock": record.lock, "name": name, "version": version}
+                    for name, version in sorted(installed.items())
+                ],
+            )
+    if record.kind is not Kind.CHECKPOINT or "card" in record.facts:
+        said = [value for value in found.values() if isinstance(value, str)]
+        card = str(record.facts.get("card", ""))
+        _say(tx, leaf, record.id, "\n".join([record.project, record.name, *said, card]))
+
+
+def _flatten(name: str, value: object, found: dict[str, Any]) -> None:
+    """Enter the plain values of nested mappings by their dotted names."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _flatten(f"{name}.{key}", item, found)
+    elif isinstance(value, list):
+        plain = [str(item) for item in value if isinstance(item, str | int | float)]
+        if plain:
+            found[name] = ", ".join(plain)
+    elif value is not None:
+        found[name] = value
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _say(tx: Transaction, leaf: Leaf, artifact: str, text: str) -> None:
+    tx.conn.execute(sa.insert(tables.words).values(seq=leaf.seq, artifact=artifact, text=text))
+
+
+def _annotate(tx: Transaction, leaf: Leaf, body: Body) -> None:
+    _say(tx, leaf, leaf.subject, body["text"])
 
 
 def _run_finish(tx: Transaction, leaf: Leaf, body: Body) -> None:
@@ -531,7 +614,7 @@ _HANDLERS: Mapping[str, Callable[[Transaction, Leaf, Body], None]] = {
     "prune": _nothing,
     "alarm": _nothing,
     "tag": _tag,
-    "annotate": _nothing,
+    "annotate": _annotate,
     "declare": _declare,
 }
 

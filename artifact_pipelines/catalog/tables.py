@@ -51,6 +51,10 @@ artifact = Table(
     Column("state", Text, nullable=False, comment="live, forgotten"),
     Column("recalled", Boolean, nullable=False),
     Column("tier", Text, nullable=False, comment="hot, cold"),
+    Column("run", Text, comment="the training run that stands behind it, itself where it is one"),
+    Column("lock", Text, comment="of a run: SHA-256 of the list of its packages"),
+    Index("ix_artifact_run", "run"),
+    Index("ix_artifact_lock", "lock"),
     Index("ix_artifact_project_kind_name_step", "project", "kind", "name", "step"),
     Index("ix_artifact_seq", "seq", unique=True),
     Index("ix_artifact_content", "content"),
@@ -120,6 +124,38 @@ metric = Table(
     Column("value", Double, comment="null when it was not a finite number"),
     Index("ix_metric_project_kind_name_value", "project", "kind", "name", "value"),
     sqlite_with_rowid=False,
+)
+
+parameter = Table(
+    "parameter",
+    metadata,
+    Column("artifact", Text, primary_key=True),
+    Column("name", Text, primary_key=True, comment="params.…, code.…, facts.…"),
+    Column("number", Double),
+    Column("text", Text),
+    Index("ix_parameter_name_number", "name", "number"),
+    Index("ix_parameter_name_text", "name", "text"),
+    sqlite_with_rowid=False,
+)
+
+package = Table(
+    "package",
+    metadata,
+    Column("lock", Text, primary_key=True, comment="the list of packages that it is in"),
+    Column("name", Text, primary_key=True),
+    Column("version", Text, nullable=False),
+    Index("ix_package_name_version", "name", "version"),
+    sqlite_with_rowid=False,
+)
+
+words = Table(
+    "words",
+    metadata,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("artifact", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    Index("ix_words_artifact", "artifact"),
+    comment="names, notes and cards; a full-text index is kept over them",
 )
 
 run = Table(

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from artifact_pipelines.cli import (
+    asking,
     auditing,
     holding,
     keeping,
@@ -121,6 +122,7 @@ auditing.audit.command("export")(proving.export_bundle)
 auditing.audit.command("verify-bundle")(proving.verify_exported)
 auditing.audit.command("witness")(proving.witness_log)
 app.command()(auditing.doctor)
+app.command(epilog=asking.SEARCH)(asking.search)
 app.command()(starting.init)
 training.runs.command("start")(sweeping.start_runs)
 training.runs.command("withdraw")(sweeping.withdraw_run)

@@ -9,7 +9,7 @@ import numpy as np
 from artifact_pipelines.sdk import ResumePoint, Run
 
 
-class RunCallback(keras.callbacks.Callback):  # type: ignore[misc] # their class has no types here
+class RunCallback(keras.callbacks.Callback):
     """Saves a checkpoint every so many epochs; its step counts the optimizer's."""
 
     def __init__(self, run: Run, every: int = 1) -> None:

@@ -11,7 +11,7 @@ from artifact_pipelines.sdk import Run
 _STATE = {"optimizer.pt": "optimizer", "scheduler.pt": "scheduler", "rng_state.pth": "rng"}
 
 
-class RunCallback(TrainerCallback):  # type: ignore[misc] # their class has no types here
+class RunCallback(TrainerCallback):
     """Registers what `Trainer` saves, with the figures that it logged last."""
 
     def __init__(self, run: Run) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from artifact_pipelines.catalog import lineage as ancestry
-from artifact_pipelines.catalog import tables
+from artifact_pipelines.catalog import search, tables
 from artifact_pipelines.domain import digest, lineage
 from artifact_pipelines.domain.lineage import Ancestry, Completeness, Edge, EdgeKind, Node
 from artifact_pipelines.domain.record import Input, Kind
@@ -62,6 +62,20 @@ class Tracing(Reading):
         """Return how completely it is known where an artifact came from, and what is missing."""
         found = self.ancestry(reference)
         return lineage.completeness(found.start, found.nodes, found.edges)
+
+    def search(self, query: str, limit: int | None = None) -> list[Artifact]:
+        """Return the artifacts that a query finds; `domain.query` has its grammar.
+
+        Raises:
+            QueryError: The text is no query; the error says where.
+            UnknownArtifactError: It names a dataset that is not there.
+        """
+
+        def find(reference: str) -> str:
+            return self.find(reference).id
+
+        rows = self.catalog.read(search.search, query, find, limit)
+        return [Artifact.of(row) for row in rows]
 
     def declare(self, child: str, parent: str, role: str) -> None:
         """Record that one artifact was made from another, on the word of whoever says so.

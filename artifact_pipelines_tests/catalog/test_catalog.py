@@ -103,6 +103,9 @@ def test_the_migrations_make_the_tables(catalog: Catalog) -> None:
             for found in compare_metadata(context, tables.metadata)
             # SQLite's reflection does not show indexes on expressions.
             if not (found[0] == "add_index" and found[1].name == "uq_artifact_slot")
+            # The full-text index over `words` is the database's own, and no table of ours.
+            and not (found[0] == "remove_table" and found[1].name.startswith("words_index"))
+            and not (found[0] == "remove_index" and found[1].name == "ix_words_text")
         ]
 
     assert differences == []

@@ -35,6 +35,7 @@ COMMANDS = {
     "schema list": [],
     "schema show": ["digits", "mlp"],
     "lineage show": ["digits/v1"],
+    "search": ["kind = checkpoint"],
     "retention plan": ["digits"],
     "hold place": ["digits/a@2", "--name", "case", "--reason", "asked for"],
     "hold list": [],

@@ -96,7 +96,7 @@ def lightning(run: Run, kill_after: int) -> None:
 
     from artifact_pipelines.integrations.lightning import RunCheckpointIO, RunLogger
 
-    class Module(pl.LightningModule):  # type: ignore[misc] # their class has no types here
+    class Module(pl.LightningModule):
         def __init__(self) -> None:
             super().__init__()
             self.layers = torch.nn.Sequential(
@@ -113,7 +113,7 @@ def lightning(run: Run, kill_after: int) -> None:
             optimizer = torch.optim.Adam(self.parameters(), lr=0.01)
             return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 2)]
 
-    class Die(pl.Callback):  # type: ignore[misc] # as above
+    class Die(pl.Callback):
         def on_train_epoch_start(self, trainer: Any, _module: Any) -> None:
             die(run, trainer.current_epoch, kill_after)
 
@@ -153,7 +153,7 @@ def transformers(run: Run, kill_after: int) -> None:
 
     from artifact_pipelines.integrations.transformers import RunCallback, resume_folder
 
-    class Die(TrainerCallback):  # type: ignore[misc] # their class has no types here
+    class Die(TrainerCallback):
         def on_step_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
             die(run, state.global_step, kill_after)
 
@@ -190,7 +190,7 @@ def keras(run: Run, kill_after: int) -> None:
 
     from artifact_pipelines.integrations.keras import RunCallback, restore
 
-    class Die(keras.callbacks.Callback):  # type: ignore[misc] # their class has no types here
+    class Die(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch: int, _logs: Any = None) -> None:
             die(run, epoch, kill_after)
 

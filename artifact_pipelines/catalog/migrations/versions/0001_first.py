@@ -71,8 +71,22 @@ def upgrade() -> None:
         sa.Column("state", sa.Text(), nullable=False, comment="live, forgotten"),
         sa.Column("recalled", sa.Boolean(), nullable=False),
         sa.Column("tier", sa.Text(), nullable=False, comment="hot, cold"),
+        sa.Column(
+            "run",
+            sa.Text(),
+            nullable=True,
+            comment="the training run that stands behind it, itself where it is one",
+        ),
+        sa.Column(
+            "lock",
+            sa.Text(),
+            nullable=True,
+            comment="of a run: SHA-256 of the list of its packages",
+        ),
         sa.PrimaryKeyConstraint("id", name="pk_artifact"),
     )
+    op.create_index("ix_artifact_run", "artifact", ["run"], unique=False)
+    op.create_index("ix_artifact_lock", "artifact", ["lock"], unique=False)
     op.create_index("ix_artifact_content", "artifact", ["content"], unique=False)
     op.create_index(
         "ix_artifact_project_kind_name_step",
@@ -412,3 +426,57 @@ def upgrade() -> None:
         sqlite_where=sa.text("version IS NULL"),
         postgresql_where=sa.text("version IS NULL"),
     )
+    op.create_table(
+        "parameter",
+        sa.Column("artifact", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False, comment="params.…, code.…, facts.…"),
+        sa.Column("number", sa.Double(), nullable=True),
+        sa.Column("text", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("artifact", "name", name="pk_parameter"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("ix_parameter_name_number", "parameter", ["name", "number"], unique=False)
+    op.create_index("ix_parameter_name_text", "parameter", ["name", "text"], unique=False)
+    op.create_table(
+        "package",
+        sa.Column("lock", sa.Text(), nullable=False, comment="the list of packages that it is in"),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("version", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("lock", "name", name="pk_package"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("ix_package_name_version", "package", ["name", "version"], unique=False)
+    op.create_table(
+        "words",
+        sa.Column("seq", _BIG, autoincrement=False, nullable=False),
+        sa.Column("artifact", sa.Text(), nullable=False),
+        sa.Column("text", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("seq", name="pk_words"),
+        comment="names, notes and cards; a full-text index is kept over them",
+    )
+    op.create_index("ix_words_artifact", "words", ["artifact"], unique=False)
+    _index_words()
+
+
+def _index_words() -> None:
+    """Keep a full-text index over names, notes and cards, by what the database has for it."""
+    if op.get_bind().dialect.name != "sqlite":
+        op.execute("CREATE INDEX ix_words_text ON words USING gin (to_tsvector('simple', text))")
+        return
+    op.execute(
+        "CREATE VIRTUAL TABLE words_index USING fts5"
+        "(text, content='words', content_rowid='seq', tokenize='unicode61')"
+    )
+    for event, change in (
+        ("INSERT", "INSERT INTO words_index (rowid, text) VALUES (new.seq, new.text)"),
+        (
+            "DELETE",
+            (
+                "INSERT INTO words_index (words_index, rowid, text) "
+                "VALUES ('delete', old.seq, old.text)"
+            ),
+        ),
+    ):
+        op.execute(
+            f"CREATE TRIGGER words_{event.lower()} AFTER {event} ON words BEGIN {change}; END"
+        )

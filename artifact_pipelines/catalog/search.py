@@ -1,0 +1,271 @@
+"""Answers to queries: a parsed query as one SQL statement, its values bound and never pasted.
+
+Parameters, packages and code belong to a training run; its checkpoints and the models made
+from them are found by them too, through the run that stands behind each artifact.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from packaging.version import InvalidVersion, Version
+from sqlalchemy.engine import Connection
+
+from artifact_pipelines.catalog import tables
+from artifact_pipelines.domain import query as language
+from artifact_pipelines.domain.query import Comparison, Condition, Field, Query, Words
+
+Clause = sa.ColumnElement[bool]
+Find = Callable[[str], str]
+
+DEFAULT_LIMIT = 100
+
+_ARTIFACT = tables.artifact
+_COLUMNS: Mapping[str, sa.ColumnElement[Any]] = {
+    name: _ARTIFACT.c[name]
+    for name in (
+        *("kind", "project", "name", "id", "content", "state"),
+        *("published", "step", "version", "size"),
+    )
+}
+_WORD = re.compile(r"\w+")
+
+
+def search(conn: Connection, text: str, find: Find, limit: int | None = None) -> list[sa.Row[Any]]:
+    """Return the artifacts that a query finds.
+
+    Args:
+        conn: The catalog.
+        text: The query.
+        find: Returns the id of the artifact that a reference names.
+        limit: How many at most, where the query does not say.
+
+    Raises:
+        QueryError: The text is no query.
+    """
+    asked = language.parse(text)
+    return list(conn.execute(_Search(conn, text, find).statement(asked, limit)))
+
+
+class _Search:
+    """One query on its way to SQL."""
+
+    def __init__(self, conn: Connection, text: str, find: Find) -> None:
+        self.conn = conn
+        self.text = text
+        self.find = find
+
+    def statement(self, asked: Query, limit: int | None) -> sa.Select[Any]:
+        statement = sa.select(_ARTIFACT)
+        if asked.where is not None:
+            statement = statement.where(self.clause(asked.where))
+        if asked.order is not None:
+            value = self.sortable(asked.order)
+            statement = statement.where(value.is_not(None))
+            statement = statement.order_by(value.desc() if asked.descending else value.asc())
+        statement = statement.order_by(_ARTIFACT.c.seq.desc())
+        return statement.limit(asked.limit or limit or DEFAULT_LIMIT)
+
+    def clause(self, part: Condition) -> Clause:
+        match part:
+            case language.All(parts):
+                return sa.and_(*(self.clause(one) for one in parts))
+            case language.Any(parts):
+                return sa.or_(*(self.clause(one) for one in parts))
+            case language.Not(inner):
+                return sa.not_(self.clause(inner))
+            case Words(text):
+                return _ARTIFACT.c.id.in_(words(self.conn, text))
+            case Comparison():
+                return self.comparison(part)
+
+    def comparison(self, part: Comparison) -> Clause:
+        group = part.field.group
+        if group in _COLUMNS:
+            return compared(_COLUMNS[group], part)
+        handler: Callable[[Comparison], Clause] = getattr(self, f"_{group}")
+        return handler(part)
+
+    def sortable(self, field: Field) -> sa.ColumnElement[Any]:
+        if field.group in _COLUMNS:
+            return _COLUMNS[field.group]
+        if field.group == "metrics":
+            metric = tables.metric
+            return (
+                sa.select(metric.c.value)
+                .where(metric.c.artifact == _ARTIFACT.c.id, metric.c.name == field.name)
+                .scalar_subquery()
+            )
+        if field.group in {"params", "facts", "code"}:
+            table = tables.parameter
+            owner = _ARTIFACT.c.id if field.group == "facts" else _ARTIFACT.c.run
+            return (
+                sa.select(table.c.number)
+                .where(table.c.artifact == owner, table.c.name == f"{field.group}.{field.name}")
+                .scalar_subquery()
+            )
+        raise language.wrong(self.text, field.place, f"{field.group} has no order")
+
+    def _metrics(self, part: Comparison) -> Clause:
+        metric = tables.metric
+        found = sa.select(metric.c.artifact).where(
+            # Every project and kind is named, so that the index over them serves.
+            metric.c.project.in_(sa.select(tables.artifact.c.project).distinct()),
+            metric.c.kind.in_(["checkpoint", "dataset", "model", "training_run"]),
+            metric.c.name == part.field.name,
+            compared(metric.c.value, part),
+        )
+        return _ARTIFACT.c.id.in_(found)
+
+    def _named(self, part: Comparison, owner: sa.ColumnElement[Any]) -> Clause:
+        table = tables.parameter
+        name = f"{part.field.group}.{part.field.name}"
+        number = all(isinstance(value, float) for value in part.values) and part.operator != "~"
+        column: sa.ColumnElement[Any] = table.c.number if number else table.c.text
+        found = sa.select(table.c.artifact).where(table.c.name == name, compared(column, part))
+        return owner.in_(found)
+
+    def _params(self, part: Comparison) -> Clause:
+        return self._named(part, _ARTIFACT.c.run)
+
+    def _code(self, part: Comparison) -> Clause:
+        return self._named(part, _ARTIFACT.c.run)
+
+    def _facts(self, part: Comparison) -> Clause:
+        return self._named(part, _ARTIFACT.c.id)
+
+    def _tags(self, part: Comparison) -> Clause:
+        label = tables.label
+        found = sa.select(label.c.artifact).where(
+            label.c.name == part.field.name, compared(label.c.value, part)
+        )
+        return _ARTIFACT.c.id.in_(found)
+
+    def _stage(self, part: Comparison) -> Clause:
+        stage = tables.stage
+        return _ARTIFACT.c.id.in_(sa.select(stage.c.artifact).where(compared(stage.c.stage, part)))
+
+    def _run_state(self, part: Comparison) -> Clause:
+        run = tables.run
+        return _ARTIFACT.c.run.in_(sa.select(run.c.id).where(compared(run.c.state, part)))
+
+    def _recalled(self, part: Comparison) -> Clause:
+        wanted = [str(value).lower() for value in part.values]
+        if part.operator not in {"=", "!="} or not set(wanted) <= {"true", "false"}:
+            raise language.wrong(self.text, part.place, "recalled is true or false")
+        found = _ARTIFACT.c.recalled.in_([value == "true" for value in wanted])
+        return sa.not_(found) if part.operator == "!=" else found
+
+    def _cited(self, part: Comparison, role: str) -> Clause:
+        if part.operator not in {"=", "!="}:
+            raise language.wrong(self.text, part.place, f"a {part.field.group} is = or !=")
+        edge = tables.edge
+        found = sa.select(edge.c.child).where(
+            edge.c.parent.in_([self.find(str(value)) for value in part.values]),
+            edge.c.role.startswith(f"{role}:", autoescape=True),
+        )
+        clause = sa.or_(_ARTIFACT.c.run.in_(found), _ARTIFACT.c.id.in_(found))
+        if part.operator == "!=":
+            clause = sa.and_(sa.not_(clause), _ARTIFACT.c.kind != "dataset")
+        return clause
+
+    def _dataset(self, part: Comparison) -> Clause:
+        return self._cited(part, "dataset")
+
+    def _evaluation(self, part: Comparison) -> Clause:
+        return self._cited(part, "evaluation")
+
+    def _package(self, part: Comparison) -> Clause:
+        if part.operator not in {"=", "!="}:
+            raise language.wrong(
+                self.text, part.place, "write package = name==version, or packages.name < version"
+            )
+        package = tables.package
+        wanted = []
+        for value in part.values:
+            name, _, version = str(value).partition("==")
+            here = package.c.name == normal(name)
+            wanted.append(sa.and_(here, package.c.version == version) if version else here)
+        found = _ran_with(sa.select(package.c.lock).where(sa.or_(*wanted)))
+        return found if part.operator == "=" else sa.and_(_HAS_PACKAGES, sa.not_(found))
+
+    def _packages(self, part: Comparison) -> Clause:
+        package = tables.package
+        name = normal(str(part.field.name))
+        here = sa.select(package.c.version).where(package.c.name == name).distinct()
+        known = self.conn.execute(here).scalars()
+        chosen = [version for version in known if self._is_version(version, part)]
+        locks = sa.select(package.c.lock).where(
+            package.c.name == name, package.c.version.in_(chosen)
+        )
+        return _ran_with(locks)
+
+    def _is_version(self, version: str, part: Comparison) -> bool:
+        wanted = [str(value) for value in part.values]
+        if part.operator == "~":
+            return wanted[0].lower() in version.lower()
+        if part.operator in {"=", "!="}:
+            return (version in wanted) == (part.operator == "=")
+        try:
+            mine, theirs = Version(version), Version(wanted[0])
+        except InvalidVersion as error:
+            raise language.wrong(self.text, part.place, f"{error}") from None
+        return {
+            "<": mine < theirs,
+            "<=": mine <= theirs,
+            ">": mine > theirs,
+            ">=": mine >= theirs,
+        }[part.operator]
+
+
+_RUN = tables.artifact.alias("behind")
+_HAS_PACKAGES = _ARTIFACT.c.run.in_(sa.select(_RUN.c.id).where(_RUN.c.lock.is_not(None)))
+
+
+def _ran_with(locks: sa.Select[Any]) -> Clause:
+    return _ARTIFACT.c.run.in_(sa.select(_RUN.c.id).where(_RUN.c.lock.in_(locks)))
+
+
+def normal(name: str) -> str:
+    """Return the normal form of a package's name."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def compared(column: sa.ColumnElement[Any], part: Comparison) -> Clause:
+    """Return whether a column is in a relation to values."""
+    values: Sequence[str | float | None] = part.values
+    if part.field.group == "metrics" and values[0] == "nan":
+        return column.is_(None) if part.operator == "=" else column.is_not(None)
+    if part.operator == "=":
+        return column.in_(values)
+    value = values[0]
+    if part.operator == "~":
+        return sa.func.lower(sa.cast(column, sa.Text)).contains(str(value).lower(), autoescape=True)
+    return {
+        "!=": column != value,
+        "<": column < value,
+        "<=": column <= value,
+        ">": column > value,
+        ">=": column >= value,
+    }[part.operator]
+
+
+def words(conn: Connection, text: str) -> sa.Select[Any] | sa.TextualSelect:
+    """Return the statement for the artifacts in whose names, notes or cards all words are."""
+    found = _WORD.findall(text)
+    table = tables.words
+    if not found:
+        return sa.select(table.c.artifact).where(sa.false())
+    if conn.dialect.name == "sqlite":
+        asked = " ".join(f'"{word}"' for word in found)
+        index = sa.table("words_index", sa.column("rowid"), sa.column("words_index"))
+        rows = (
+            sa.select(index.c.rowid)
+            .where(sa.literal_column("words_index").op("MATCH")(asked))
+            .select_from(index)
+        )
+        return sa.select(table.c.artifact).where(table.c.seq.in_(rows))
+    vector = sa.func.to_tsvector(sa.literal_column("'simple'"), table.c.text)
+    asked_of = sa.func.plainto_tsquery(sa.literal_column("'simple'"), " ".join(found))
+    return sa.select(table.c.artifact).where(vector.op("@@")(asked_of))
