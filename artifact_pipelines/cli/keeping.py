@@ -99,11 +99,17 @@ def apply_plan(plan: PlanId, *, yes: Yes = False, as_json: Json = False) -> None
             {
                 "plan": applied.plan,
                 "forgotten": list(applied.forgotten),
+                "slimmed": list(applied.slimmed),
+                "archived": list(applied.archived),
                 "skipped": dict(applied.skipped),
             }
         )
         return
     say(f"{len(applied.forgotten)} artifacts are forgotten; their records and lineage remain.")
+    if applied.slimmed:
+        say(f"{len(applied.slimmed)} have lost what only training needs.")
+    if applied.archived:
+        say(f"{len(applied.archived)} are in the archive now.")
     for reference, why in applied.skipped.items():
         say(f"{reference} stays: {why}")
     note("Next: artifact-pipelines prune run")
@@ -224,6 +230,40 @@ def compact_storage(
         say(f"Pack {short(pack)} stays: {why}")
     if done.packs:
         note("Next: artifact-pipelines prune run")
+
+
+@storage.command("strays")
+def find_strays(*, as_json: Json = False) -> None:
+    """Compare store and catalog object by object; exit 1 where bytes or rows are missing."""
+    with reading() as registry:
+        report = registry.strays()
+    if as_json:
+        show_json(
+            {
+                "ok": report.ok,
+                "objects": report.objects,
+                "rows": report.rows,
+                "strays": [
+                    {
+                        "kind": stray.kind,
+                        "key": stray.key,
+                        "size_bytes": stray.size,
+                        "why": stray.why,
+                        "next": stray.next,
+                    }
+                    for stray in report.strays
+                ],
+            }
+        )
+    else:
+        say(f"{report.objects} objects and {report.rows} rows were compared.")
+        for stray in report.strays:
+            there = "missing" if stray.size is None else size(stray.size)
+            say(f"{stray.key} ({there}): {stray.why}. Next: {stray.next}")
+        if not report.strays:
+            say("Every object has its row, and every row its object.")
+    if not report.ok:
+        raise typer.Exit(1)
 
 
 @storage.command("scrub")

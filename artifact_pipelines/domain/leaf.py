@@ -27,9 +27,9 @@ is sealed JSON: its fields and a salt, cited by the SHA-256 of its bytes. The bo
     hold_place    project, name, reason, inputs
     hold_lift     project, name, reason
     recall        project, artifact, reason, descendants
-    plan_made     project, plan
+    plan_made     project, plan, page
     plan_approve  project, approver
-    plan_applied  project, forgotten, skipped
+    plan_applied  project, forgotten, slimmed, archived, skipped
     forget        project, plan, rule, reason, approver
     archive       project
     restore       project

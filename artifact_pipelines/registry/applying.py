@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from artifact_pipelines.catalog import ledger, tables
 from artifact_pipelines.catalog.catalog import Transaction
 from artifact_pipelines.domain.retention import Action
-from artifact_pipelines.errors import PlanRefusedError
+from artifact_pipelines.errors import GoneError, HeldError, PlanRefusedError
 from artifact_pipelines.registry import steps
 from artifact_pipelines.registry.moving import Moving
 from artifact_pipelines.registry.planning import Plan, PlanItem, Planning, breaker
@@ -39,11 +39,15 @@ class Applied:
         plan: The plan.
         forgotten: The references that are gone now.
         skipped: The references that stay after all, with the reason.
+        slimmed: The references that have lost what only training needs.
+        archived: The references that are in the cold tier now.
     """
 
     plan: str
     forgotten: tuple[str, ...]
     skipped: Mapping[str, str]
+    slimmed: tuple[str, ...] = ()
+    archived: tuple[str, ...] = ()
 
 
 class Applying(Moving, Planning):
@@ -93,11 +97,56 @@ class Applying(Moving, Planning):
                 skipped[item.reference] = "; ".join(today.reasons)
         self.export_leaves()
         yield "exported"
+        slimmed = self._slim_items(found, skipped)
+        yield "slimmed"
+        archived = yield from self._archive_items(found, skipped)
         if found.state != "applied":
-            body = {"project": found.project, "forgotten": len(forgotten), "skipped": len(skipped)}
+            body = {
+                "project": found.project,
+                "forgotten": len(forgotten),
+                "slimmed": len(slimmed),
+                "archived": len(archived),
+                "skipped": len(skipped),
+            }
             self.append("plan_applied", found.id, body)
             yield "applied"
-        return Applied(found.id, tuple(forgotten), skipped)
+        return Applied(found.id, tuple(forgotten), skipped, slimmed, archived)
+
+    def _slim_items(self, plan: Plan, skipped: dict[str, str]) -> tuple[str, ...]:
+        """Take from checkpoints what only training needs, where that is still to be done."""
+        slimmed = []
+        for item in self._still(plan, Action.SLIM, skipped):
+            why = "; ".join(item.reasons)
+            try:
+                if self.slim(item.reference, reason=why, rule=item.rule, plan=plan.id):
+                    slimmed.append(item.reference)
+            except (HeldError, GoneError) as error:
+                skipped[item.reference] = str(error)
+        return tuple(slimmed)
+
+    def _archive_items(self, plan: Plan, skipped: dict[str, str]) -> Steps[tuple[str, ...]]:
+        """Move to the cold tier what is still to be moved."""
+        references = [item.reference for item in self._still(plan, Action.ARCHIVE, skipped)]
+        if not references:
+            return ()
+        moved = yield from self.archiving(references)
+        skipped.update(moved.skipped)
+        return moved.moved
+
+    def _still(self, plan: Plan, action: Action, skipped: dict[str, str]) -> list[PlanItem]:
+        """Return the items of an action that the policy still says this of, and note the others."""
+        chosen = plan.chosen(action)
+        if not chosen:
+            return []
+        _, current = self._decided(plan)
+        found = []
+        for item in chosen:
+            today = current.get(item.artifact)
+            if today is not None and today.action == action:
+                found.append(item)
+            elif today is not None and today.rule == "hold":
+                skipped[item.reference] = "; ".join(today.reasons)
+        return found
 
     def _check_applicable(self, plan: Plan) -> None:
         reasons = []

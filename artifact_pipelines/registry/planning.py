@@ -127,7 +127,7 @@ class Planning(Holding):
         }
         shown = self.store.put_object(page.of_plan(document).encode())
         plan = self.store.put_object(digest.canonical({**document, "page": shown}))
-        self.append("plan_made", plan, {"project": project, "plan": plan})
+        self.append("plan_made", plan, {"project": project, "plan": plan, "page": shown})
         made = self.plan(plan)
         if not _beyond(made, policy):
             return self._approve(made, "the policy")

@@ -208,3 +208,36 @@ def test_a_tombstone_names_rule_reason_and_approver(registry: Registry) -> None:
 
 def test_every_leaf_that_may_unsettle_a_decision_is_known_to_the_fold() -> None:
     assert set(fold._HANDLERS) >= applying.UNSETTLING
+
+
+def test_a_plan_slims_and_archives_what_grows_old(registry: Registry) -> None:
+    policy(registry, forget_after="90d", slim_after="0s")
+    made = building.trained(registry, steps=4)
+    plan = registry.plan_retention(PROJECT)
+    assert [item.reference for item in plan.chosen("slim")] == [
+        found.reference for found in made[:3]
+    ]
+    registry.approve_plan(plan.id)
+    slimmed = registry.apply_plan(plan.id)
+    policy(registry, forget_after="90d", slim_after="0s", archive_after="0s")
+    second = registry.approve_plan(registry.plan_retention(PROJECT).id)
+    archived = registry.apply_plan(second.id)
+
+    assert slimmed.slimmed == archived.archived == tuple(found.reference for found in made[:3])
+    assert [registry.get(found.id).tier for found in made] == ["cold"] * 3 + ["hot"]
+    assert [item.action for item in registry.plan_retention(PROJECT).items if item.size] == (
+        ["keep"] * 4
+    )
+    assert registry.read(made[0].reference, "model.safetensors")
+    assert registry.prune(grace=0).disagreements == ()
+
+
+def test_what_is_held_since_is_neither_slimmed_nor_archived(registry: Registry) -> None:
+    policy(registry, archive_after="0s", forget_after="90d")
+    made = building.trained(registry, steps=3)
+    plan = registry.approve_plan(registry.plan_retention(PROJECT).id)
+    registry.place_hold(made[0].reference, "case", "asked for")
+    applied = registry.apply_plan(plan.id)
+
+    assert applied.archived == (made[1].reference,)
+    assert "case" in applied.skipped[made[0].reference]
