@@ -179,7 +179,12 @@ def report_storage(*, as_json: Json = False) -> None:
                 "totals": dict.fromkeys(
                     ("artifacts", "logical_bytes", "stored_bytes", "saved_bytes"), 0
                 ),
+                "saved": {
+                    **dict.fromkeys(("deduplication", "compression", "tier", "overhead"), 0),
+                    "rules": {},
+                },
                 "projects": [],
+                "runs": [],
             }
             if registry is None
             else registry.storage_report()
@@ -203,6 +208,23 @@ def report_storage(*, as_json: Json = False) -> None:
             for name, row in rows
         ],
     )
+    _show_saved(report["saved"])
+
+
+def _show_saved(saved: shapes.Shape) -> None:
+    given_up = [(f"the rule {rule}", size) for rule, size in saved["rules"].items()]
+    rows = [
+        ("deduplication", saved["deduplication"]),
+        ("compression", saved["compression"]),
+        ("differences in the cold tier", saved["tier"]),
+        *given_up,
+        ("less what packs need beside chunks", -saved["overhead"]),
+    ]
+    show_table("Saved by", ("=what", "#bytes"), [(what, _signed(count)) for what, count in rows])
+
+
+def _signed(count: int) -> str:
+    return f"-{size(-count)}" if count < 0 else size(count)
 
 
 @storage.command("compact")

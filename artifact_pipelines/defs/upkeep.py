@@ -1,6 +1,6 @@
 """What keeps a registry sound: signed heads, scrubs, prune and the storage report."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dagster as dg
@@ -9,6 +9,7 @@ from artifact_pipelines.resources import RegistryResource
 from artifact_pipelines.settings import Settings
 
 _GROUP = "upkeep"
+_BAR = 40  # characters of the longest bar
 
 
 @dg.asset(key=["registry", "tree_head"], group_name=_GROUP, kinds={"ledger"}, code_version="1")
@@ -139,12 +140,38 @@ def storage_report(registry: RegistryResource) -> dg.MaterializeResult[Any]:
             dg.TableColumn("stored_bytes", "int"),
         ]
         metadata: dict[str, Any] = dict(report["totals"])
+        metadata["where_bytes_go"] = dg.MetadataValue.md(picture(report))
         if report["projects"]:
             metadata["projects"] = dg.MetadataValue.table(
                 [dg.TableRecord(row) for row in report["projects"]],
                 schema=dg.TableSchema(columns),
             )
         return dg.MaterializeResult(metadata=metadata)
+
+
+def picture(report: Mapping[str, Any]) -> str:
+    """Return a table of bars: what was published, what saved how much of it, what is stored."""
+    saved = report["saved"]
+    rows = [
+        ("published", report["totals"]["logical_bytes"] + _forgotten(saved)),
+        *((f"given up by {rule}", size) for rule, size in saved["rules"].items()),
+        ("deduplicated", saved["deduplication"]),
+        ("compressed", saved["compression"]),
+        ("stored as differences", saved["tier"]),
+        ("stored", report["totals"]["stored_bytes"]),
+    ]
+    longest = max((size for _, size in rows), default=0) or 1
+    lines = ["| | MB | |", "|---|---:|---|"]
+    lines += [
+        f"| {name} | {size / 1e6:,.2f} | {'█' * round(_BAR * max(size, 0) / longest)} |"
+        for name, size in rows
+    ]
+    return "\n".join(lines)
+
+
+def _forgotten(saved: Mapping[str, Any]) -> int:
+    """Return the bytes of forgotten artifacts, which the logical bytes leave out."""
+    return sum(size for rule, size in saved["rules"].items() if rule != "slim")
 
 
 SCHEDULES = [

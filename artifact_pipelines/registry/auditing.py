@@ -21,6 +21,7 @@ from artifact_pipelines.registry.keys import LOG
 from artifact_pipelines.registry.opened import leaf_key
 from artifact_pipelines.registry.pruning import Pruning
 from artifact_pipelines.registry.scrubbing import Scrubbing
+from artifact_pipelines.registry.weighing import Weighing
 from artifact_pipelines.store.backend import Backend
 from artifact_pipelines.store.store import Store
 
@@ -78,7 +79,7 @@ class Event:
     body: dict[str, Any] | None
 
 
-class Auditing(Pruning, Scrubbing):
+class Auditing(Pruning, Scrubbing, Weighing):
     """The registry, as far as it is checked and reported on."""
 
     def events(self, after: int = -1, limit: int = 1000) -> list[Event]:
@@ -141,14 +142,6 @@ class Auditing(Pruning, Scrubbing):
         if not problems:
             problems += self._table_problems()
         return LedgerReport(len(rows), root.hex(), signed, tuple(problems))
-
-    def storage_report(self) -> dict[str, Any]:
-        """Return logical and stored bytes, in all and per project.
-
-        Stored bytes of a project count every pack that it uses; packs that projects share
-        count in each of them.
-        """
-        return self.catalog.read(_storage)
 
     def rebuild(self, catalog_url: str) -> int:
         """Write a new catalog from the store alone and return the number of leaves.
@@ -358,57 +351,6 @@ def _leaf_problems(
     except (ArtifactError, OSError, KeyError) as error:
         problems.append(str(error))
     return problems
-
-
-def _storage(conn: Connection) -> dict[str, Any]:
-    artifact, pack, link = tables.artifact, tables.pack, tables.artifact_pack
-    live = artifact.c.state == "live"
-    logical = {
-        row.project: (row.count, int(row.size or 0))
-        for row in conn.execute(
-            sa.select(
-                artifact.c.project,
-                sa.func.count().label("count"),
-                sa.func.sum(artifact.c.size).label("size"),
-            )
-            .where(live)
-            .group_by(artifact.c.project)
-        )
-    }
-    used = (
-        sa.select(artifact.c.project, link.c.pack)
-        .join(artifact, artifact.c.id == link.c.artifact)
-        .where(live)
-        .distinct()
-        .subquery()
-    )
-    stored = {
-        row.project: int(row.size)
-        for row in conn.execute(
-            sa.select(used.c.project, sa.func.sum(pack.c.size).label("size"))
-            .join(pack, pack.c.id == used.c.pack)
-            .group_by(used.c.project)
-        )
-    }
-    total = int(conn.execute(sa.select(sa.func.sum(pack.c.size))).scalar() or 0)
-    all_logical = sum(size for _, size in logical.values())
-    return {
-        "totals": {
-            "artifacts": sum(count for count, _ in logical.values()),
-            "logical_bytes": all_logical,
-            "stored_bytes": total,
-            "saved_bytes": max(all_logical - total, 0),
-        },
-        "projects": [
-            {
-                "project": project,
-                "artifacts": count,
-                "logical_bytes": size,
-                "stored_bytes": stored.get(project, 0),
-            }
-            for project, (count, size) in sorted(logical.items())
-        ],
-    }
 
 
 def _said(body: bytes | None) -> dict[str, Any] | None:

@@ -81,7 +81,7 @@ def test_a_report_counts_what_is_logical_and_what_is_stored(
 def test_an_empty_home_has_an_empty_report(command: Command, home: Path) -> None:
     report = command("storage", "report", "--json").json()
 
-    assert set(report) == {"totals", "projects"}
+    assert set(report) == {"totals", "saved", "projects", "runs"}
     assert report["totals"]["stored_bytes"] == report["totals"]["logical_bytes"] == 0
     assert not home.exists()
 
