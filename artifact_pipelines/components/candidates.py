@@ -61,7 +61,7 @@ def candidate_asset(project: Project) -> dg.AssetsDefinition:
                         check_name=verdict.gate,
                         passed=verdict.passed,
                         description="; ".join(verdict.reasons),
-                        metadata=reports.of_verdict(verdict, shown.model),
+                        metadata=reports.of_verdict(verdict, shown.model, opened.evidence(verdict)),
                     )
                     for verdict in shown.verdicts
                 ],

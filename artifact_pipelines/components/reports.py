@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import dagster as dg
 
+from artifact_pipelines.components import drawing
 from artifact_pipelines.domain import digest
 from artifact_pipelines.domain.retention import Action
 from artifact_pipelines.domain.verdict import Finding, Verdict
@@ -159,12 +160,18 @@ def link_to_run(checkpoint: Artifact) -> dg.UrlMetadataValue:
     return dg.MetadataValue.url(f"{place}?view=partitions&partition={quote(checkpoint.name)}")
 
 
-def of_verdict(verdict: Verdict, model: Artifact) -> Metadata:
-    """Return what one gate's check shows."""
+def of_verdict(
+    verdict: Verdict, model: Artifact, evidence: Mapping[str, Any] | None = None
+) -> Metadata:
+    """Return what one gate's check shows, with its evidence where that was read."""
     found: Metadata = {"reason": "; ".join(verdict.reasons), "model": model.reference}
     found |= _plain(verdict.values)
     if verdict.evidence is not None:
         found["evidence"] = verdict.evidence[:_SHORT]
+    if evidence is not None:
+        found["details"] = dg.MetadataValue.json(dict(evidence))
+        if drawn := drawing.pictures_of(evidence):
+            found["picture"] = dg.MetadataValue.md(drawn)
     return found
 
 

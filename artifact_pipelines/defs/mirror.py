@@ -116,7 +116,9 @@ class Mirror:
                     asset_key=key,
                     check_name=verdict.gate,
                     passed=verdict.passed,
-                    metadata=_values(reports.of_verdict(verdict, shown)),
+                    metadata=_values(
+                        reports.of_verdict(verdict, shown, self.registry.evidence(verdict))
+                    ),
                     description="; ".join(verdict.reasons),
                     partition=name,
                 )

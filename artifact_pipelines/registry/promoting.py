@@ -399,6 +399,12 @@ class Promoting(Entrusting):
         newest = {row.gate: digest.parse(row.statement.encode()) for row in rows}
         return [Verdict.from_payload(newest[gate]) for gate in sorted(newest)]
 
+    def evidence(self, verdict: Verdict) -> Mapping[str, Any] | None:
+        """Return what a gate kept beside its verdict, if it kept anything."""
+        if verdict.evidence is None:
+            return None
+        return digest.parse(self.store.get_object(verdict.evidence))
+
     def baseline(self, project: str) -> str | None:
         """Return the id of the model that the production pointer names."""
         return self._pointer(project, PRODUCTION)[0]

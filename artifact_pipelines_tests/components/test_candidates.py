@@ -31,6 +31,23 @@ def test_a_check_belongs_to_its_run(world: World) -> None:
     assert gate.partition == "run-1"
 
 
+def test_a_check_shows_its_evidence_and_draws_it(world: World) -> None:
+    world.materialize("datasets")
+    world.change(gates=[{"metric": "accuracy", "min": 0.9, "slice": "x"}])
+    outcome = world.materialize("train", "run-1")
+
+    (gate,) = [
+        found
+        for found in outcome.result.get_asset_check_evaluations()
+        if found.check_name == "accuracy_min_by_x"
+    ]
+    assert not gate.passed
+    details = gate.metadata["details"].value
+    assert isinstance(details, dict)
+    assert len(details["slices"]) == 6
+    assert "![accuracy by x](data:image/svg+xml;base64," in str(gate.metadata["picture"].value)
+
+
 def test_a_failed_gate_fails_no_run(world: World) -> None:
     world.materialize("datasets")
     world.change(gates=[{"metric": "accuracy", "min": 0.9}])
