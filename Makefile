@@ -26,8 +26,9 @@ dev: $(INSTALLED) ## Open the Dagster UI on what the demo left (PORT=3000)
 	@home=$$($(BIN)/python -c 'from pathlib import Path; from artifact_pipelines.settings import Settings, prepare_dagster_home; s = Settings.from_environment(); prepare_dagster_home(s, Path.cwd()); print(s.home)') && \
 	if [ ! -e "$$home/catalog.db" ]; then echo "$$home is empty so far; 'make demo' fills it." >&2; fi && \
 	ARTIFACT_PIPELINES_HOME="$$home" DAGSTER_HOME="$$home/dagster" PATH="$(CURDIR)/$(BIN):$$PATH" \
-		PYTHONWARNINGS='ignore:Function `dev_command` is superseded' \
-		exec $(BIN)/dagster dev -w workspace.yaml -p $(PORT) $(ARGS)
+		PYTHONWARNINGS='ignore:Function `dev_command` is superseded' && \
+		export ARTIFACT_PIPELINES_HOME DAGSTER_HOME PATH PYTHONWARNINGS && cd "$$home" && \
+		exec $(CURDIR)/$(BIN)/dagster dev -w $(CURDIR)/workspace.yaml -p $(PORT) $(ARGS)
 
 test: $(INSTALLED) ## Run the tests, as a pull request must pass them
 	$(BIN)/pytest $(ARGS)

@@ -56,6 +56,19 @@ def test_the_platform_is_one_code_location_of_the_workspace() -> None:
     assert len({location["location_name"] for location in locations}) == len(locations)
 
 
+@pytest.mark.parametrize(
+    "made", [".artifact-pipelines/catalog.db", ".env", ".tmp_dagster_home_x/y", ".logs_queue/z"]
+)
+def test_git_ignores_what_the_demo_and_dagster_make(made: str) -> None:
+    ran = subprocess.run(
+        ["git", "check-ignore", "-q", made],  # noqa: S607 - whichever git is installed
+        cwd=ROOT,
+        check=False,
+    )
+
+    assert ran.returncode == 0
+
+
 def test_the_makefile_lists_every_target() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     phony = next(line for line in makefile.splitlines() if line.startswith(".PHONY:"))

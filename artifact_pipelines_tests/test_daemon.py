@@ -40,8 +40,7 @@ from churn_project.data import load
 
 with open_registry(Settings.from_environment().home) as registry:
     for name, part in (("customers", "train"), ("holdout", "holdout")):
-        load(part).to_parquet(f"{name}.parquet", index=False)
-        files = {"data.parquet": __import__("pathlib").Path(f"{name}.parquet")}
+        files = {"data.parquet": load(part).to_parquet(index=False)}
         registry.publish_dataset("churn", name, files, facts={"rows": len(load(part))})
 """
 
@@ -51,12 +50,15 @@ class Workspace:
 
     Attributes:
         folder: The folder.
+        log: What Dagster said.
         environment: What its processes are started with.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        path = [str(ROOT), str(folder / PROJECT)]
+        self.folder = folder / "place"
+        self.log = folder / "dagster.log"
+        self.folder.mkdir()
+        path = [str(ROOT), str(self.folder / PROJECT)]
         self.environment = {
             **{name: text for name, text in os.environ.items() if "DAGSTER" not in name},
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -65,6 +67,8 @@ class Workspace:
         }
         del self.environment["ARTIFACT_PIPELINES_HOME"]
         self.run("-m", "artifact_pipelines.cli", "init", PROJECT)
+        for words in (["init", "-q"], ["add", "-A"]):
+            subprocess.run(["git", *words], cwd=self.folder, check=True)  # noqa: S607
 
     @property
     def home(self) -> Path:
@@ -90,7 +94,7 @@ class Workspace:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        log = self.folder / "dagster.log"
+        log = self.log
         with log.open("ab") as output:
             process = subprocess.Popen(
                 [
@@ -111,6 +115,17 @@ class Workspace:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+    def strays(self) -> str:
+        """Return the files that are neither the project's nor ignored, and what was changed."""
+        said = subprocess.run(
+            ["git", "status", "--porcelain", "-uall"],  # noqa: S607 (whichever git there is)
+            cwd=self.folder,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return "\n".join(line for line in said.stdout.splitlines() if not line.startswith("A  "))
 
     @contextmanager
     def registry(self) -> Iterator[Registry]:
@@ -149,6 +164,7 @@ def test_a_model_trained_elsewhere_arrives_in_staging_once_though_the_daemon_is_
         _wait_for(lambda: bool(workspace.staging()), log)
         _wait_for(lambda: not _going_on(workspace.home), log)
 
+    assert workspace.strays() == ""
     assert workspace.staging() == "churn/v1"
     with workspace.registry() as registry:
         assert len(registry.models(PROJECT)) == 1

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from artifact_pipelines.cli import shapes
+from artifact_pipelines.cli.checking import dagster_checks
 from artifact_pipelines.cli.opening import is_empty, listing, reading, settings, writing
 from artifact_pipelines.cli.output import (
     Json,
@@ -300,10 +301,7 @@ def _checks(found: Settings) -> list[tuple[str, str, str]]:
     free = shutil.disk_usage(there).free
     state = "ok" if free > 1 << 30 else "warn"
     checks.append(("disk", state, f"{free / (1 << 30):.1f} GiB are free."))
-    configured = (found.dagster_home / "dagster.yaml").is_file()
-    said = "is ready." if configured else "is made by the first demo or make dev."
-    checks.append(("dagster home", "ok", f"{found.dagster_home} {said}"))
-    return checks
+    return [*checks, *dagster_checks(found, Path.cwd())]
 
 
 def _home_checks(found: Settings) -> list[tuple[str, str, str]]:

@@ -1,6 +1,7 @@
 """The command that brings Dagster's view up to the catalog."""
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,6 +15,17 @@ if TYPE_CHECKING:
     from dagster import DagsterInstance
 
 dagster = typer.Typer(help="Dagster, which shows what the registry holds.", no_args_is_help=True)
+
+
+@dagster.command("prepare")
+def prepare_dagster(*, as_json: Json = False) -> None:
+    """Make the Dagster home, and the `.env` by which Dagster's commands find it from here."""
+    found = settings()
+    folder = prepare_dagster_home(found, Path.cwd())
+    if as_json:
+        show_json({"dagster_home": str(folder), "environment": str(Path.cwd() / ".env")})
+    else:
+        say(f"{folder} is ready, and .env names it for the commands that start here.")
 
 
 @dagster.command("sync")
