@@ -6,8 +6,10 @@ import secrets
 import shutil
 import signal
 import socket
+import subprocess
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -33,6 +35,9 @@ class Databases(Protocol):
     def lose(self, home: Path) -> None:
         """Remove a home's catalog."""
         ...
+
+
+_PATIENCE = 60.0  # seconds for a server to come back
 
 
 @dataclass
@@ -106,12 +111,28 @@ class Postgres:
         engine.dispose()
 
     def kill(self) -> None:
-        """End the server with every process of it, as the kernel does when memory is short."""
-        os.kill(self._server.get_pid(), signal.SIGKILL)
+        """Kill the server; the processes that it started for connections notice and end."""
+        pid = self._server.get_pid()
+        os.kill(pid, signal.SIGKILL)
+        # Where nobody reaps it, it goes on having a number, and seems to run.
+        for lock in ("postmaster.pid", ".s.PGSQL.5432.lock"):
+            (self._folder / "data" / lock).unlink(missing_ok=True)
+        while Path(f"/proc/{pid}").exists() and _state(pid) != "Z":
+            time.sleep(0.01)
 
     def start(self) -> None:
         """Start the server again after it was killed."""
-        self._server.ensure_postgres_running()
+        until = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                self._server.ensure_postgres_running()
+            except subprocess.SubprocessError:
+                # Until the last process of the one before is gone, its memory is in use.
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.2)
+            else:
+                return
 
     def stop(self, *, keep: bool = False) -> None:
         """Stop the server, and remove its data unless it is to be kept."""
@@ -151,6 +172,13 @@ class Forwarded:
                 far.connect(self._path)
                 for source, sink in ((near, far), (far, near)):
                     threading.Thread(target=_pump, args=(source, sink), daemon=True).start()
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1]
+    except OSError:
+        return "Z"
 
 
 def _pump(source: socket.socket, sink: socket.socket) -> None:
