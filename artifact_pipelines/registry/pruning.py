@@ -70,7 +70,7 @@ class Pruning(Applying):
             self._alarm(disagreements)
             return Pruned(0, 0, 0, 0, tuple(disagreements))
         yield "agreed"
-        swept = self._sweep_publications()
+        swept = self._sweep_publications() + self.store.backend.sweep_temporaries(grace)
         yield "swept"
         condemned = 0
         for pack in self.catalog.read(packs.unused, "live"):
