@@ -24,3 +24,9 @@ class Rows(pa.DataFrameModel):
 
     x: Series[int] = pa.Field(ge=0)
     y: Series[float]
+
+
+class Scores(pa.DataFrameModel):
+    """Predictions between nought and one."""
+
+    prediction: Series[float] = pa.Field(ge=0, le=1)

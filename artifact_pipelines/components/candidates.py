@@ -13,6 +13,8 @@ from artifact_pipelines.domain.gate import (
     Governance,
     MetricBound,
     NoWorse,
+    Onnx,
+    Rows,
     Schema,
     Serving,
 )
@@ -114,6 +116,10 @@ def _said(gate: Gate) -> str:  # noqa: PLR0911 (one branch for each form)
                 f"The model answers in a fresh process, within {gate.seconds:g} s and "
                 f"{gate.memory // 1_000_000} MB."
             )
+        case Onnx():
+            return f"The export {gate.onnx} answers as the model does, within {gate.tolerance:g}."
+        case Rows():
+            return f"The {gate.name} on the evaluation data keep their contract."
         case Schema():
             return f"The model's files are laid out as the schema {gate.schema_} says."
         case Custom():

@@ -12,7 +12,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from artifact_pipelines.domain import digest, naming
-from artifact_pipelines.domain.gate import FILES, Custom, NoWorse, Serving
+from artifact_pipelines.domain.gate import FILES, Custom, Gate, NoWorse, Onnx, Rows, Serving
 from artifact_pipelines.domain.policy import Contract, Policy
 from artifact_pipelines.errors import ArtifactError, ConfigurationError
 
@@ -288,15 +288,30 @@ def _check_functions(declared: Declaration) -> None:
     if declared.policy.evaluate is not None:
         _check_function("evaluate", declared.policy.evaluate)
     for number, gate in enumerate(declared.policy.gates):
-        if isinstance(gate, Custom):
-            _check_function(f"gates.{number}.gate", gate.gate)
-        elif isinstance(gate, Serving):
-            _check_function(f"gates.{number}.serving", gate.serving)
+        for field, path in _functions_of(gate).items():
+            _check_function(f"gates.{number}.{field}", path)
     for number, item in enumerate(declared.datasets):
         if item.load is not None:
             _check_function(f"datasets.{number}.load", item.load)
         if item.schema_ is not None:
             _check_function(f"datasets.{number}.schema", item.schema_)
+
+
+def _functions_of(gate: Gate) -> dict[str, str]:
+    """Return the functions and objects that a gate names, by field."""
+    match gate:
+        case Custom():
+            return {"gate": gate.gate}
+        case Serving():
+            return {"serving": gate.serving}
+        case Onnx():
+            return {"inputs": gate.inputs, "against": gate.against}
+        case Rows(schema_=str(schema)):
+            return {gate.name: gate.function, "schema": schema}
+        case Rows():
+            return {gate.name: gate.function}
+        case _:
+            return {}
 
 
 def _check_function(field: str, path: str) -> None:

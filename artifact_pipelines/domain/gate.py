@@ -22,7 +22,7 @@ from artifact_pipelines.domain.part import Metric, Part
 
 FORMATS: Final = ("safetensors", "json", "parquet", "npy", "npz", "onnx", "csv", "text")
 GATE_FORMS: Final = frozenset(
-    {"bound", "no_worse", "formats", "custom", "governance", "schema", "serving"}
+    {"bound", "no_worse", "formats", "custom", "governance", "schema", "serving", "rows", "onnx"}
 )
 """What pydantic calls the forms; an error's path holds it, and no document does."""
 
@@ -244,6 +244,67 @@ class Serving(Part):
         return "serving"
 
 
+class Rows(Part):
+    """What a model predicts, or is given as features, keeps a contract.
+
+    Attributes:
+        predictions: The function that predicts, called with the model's folder and the
+            evaluation data; it returns a frame, or an array that becomes one.
+        features: The function that makes features of the evaluation data, called with it alone.
+        schema_: A Pandera schema, as `module:name`.
+        expectations: A Great Expectations suite; in a project's YAML, the path of a JSON file.
+    """
+
+    predictions: Function | None = None
+    features: Function | None = None
+    schema_: Function | None = Field(default=None, alias="schema")
+    expectations: dict[str, Any] | str | None = None
+
+    @model_validator(mode="after")
+    def _asking(self) -> Self:
+        """Refuse a contract on nothing, or that everything keeps."""
+        if (self.predictions is None) == (self.features is None):
+            raise ValueError("the gate needs predictions or features, one of them")
+        if self.schema_ is None and self.expectations is None:
+            raise ValueError("the gate needs a schema or expectations")
+        return self
+
+    @property
+    def name(self) -> str:
+        """The name of the gate."""
+        return "features" if self.predictions is None else "predictions"
+
+    @property
+    def function(self) -> str:
+        """The function whose rows are held to the contract."""
+        return self.predictions or self.features or ""
+
+
+class Onnx(Part):
+    """A model's ONNX export answers as the model itself does.
+
+    Attributes:
+        onnx: The file, by its path in the model.
+        inputs: The function that makes what the export is fed, called with rows of the
+            evaluation data: an array, or arrays by input.
+        against: The function that gives what it must answer, called with the model's folder
+            and the same rows: an array, or a list of arrays, one for each output.
+        rows: How many rows of the evaluation data.
+        tolerance: How far a number may be from the model's, absolutely or relatively.
+    """
+
+    onnx: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_./-]*\.onnx$")]
+    inputs: Function
+    against: Function
+    rows: int = Field(default=64, ge=1, le=100_000)
+    tolerance: FiniteFloat = Field(default=1e-5, ge=0.0)
+
+    @property
+    def name(self) -> str:
+        """The name of the gate."""
+        return "onnx"
+
+
 class Custom(Part):
     """A gate of the project's own: one function, called with the case and the other fields.
 
@@ -295,6 +356,9 @@ def _by(column: str | None) -> str:
 _KNOWN_BY: Final = (
     ("gate", "custom"),
     ("serving", "serving"),
+    ("onnx", "onnx"),
+    ("predictions", "rows"),
+    ("features", "rows"),
     ("formats", "formats"),
     ("schema", "schema"),
     ("schema_", "schema"),
@@ -324,6 +388,8 @@ Gate = Annotated[
     | Annotated[Formats, Tag("formats")]
     | Annotated[Custom, Tag("custom")]
     | Annotated[Governance, Tag("governance")]
+    | Annotated[Onnx, Tag("onnx")]
+    | Annotated[Rows, Tag("rows")]
     | Annotated[Schema, Tag("schema")]
     | Annotated[Serving, Tag("serving")],
     Discriminator(_which),

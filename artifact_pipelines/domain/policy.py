@@ -23,6 +23,8 @@ from artifact_pipelines.domain.gate import (
     Limits,
     MetricBound,
     NoWorse,
+    Onnx,
+    Rows,
 )
 from artifact_pipelines.domain.keeping import Retention
 from artifact_pipelines.domain.part import Metric, Part
@@ -88,6 +90,8 @@ class Policy(Part):
                     raise ValueError(  # noqa: TRY004 (pydantic takes no other)
                         f"the gate {gate.name} names a file as its {field}; a policy holds content"
                     )
+        if any(isinstance(gate, Rows | Onnx) for gate in self.gates) and not self.evaluation:
+            raise ValueError("gates on predictions, features and onnx need evaluation (a dataset)")
         measured = [gate for gate in self.gates if isinstance(gate, MetricBound | NoWorse)]
         if measured and not (self.evaluate and self.evaluation):
             raise ValueError(

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from artifact_pipelines.domain.gate import Rows
 from artifact_pipelines.domain.policy import Contract
 from artifact_pipelines.domain.verdict import Finding
 from artifact_pipelines.errors import InvalidFormatError
@@ -52,6 +53,29 @@ def contract_gate(case: "Case") -> Finding:
     return joined("data_contract", findings)
 
 
+def rows_gate(gate: Rows, case: "Case") -> Finding:
+    """Return whether what a model predicts, or is given as features, keeps its contract."""
+    contract = Contract.model_validate({"schema": gate.schema_, "expectations": gate.expectations})
+    answers = case.sandbox.ask(
+        f"the contract of {gate.name}",
+        "rows_contract",
+        modules=_modules(contract),
+        name=gate.name,
+        function=gate.function,
+        model=None if gate.predictions is None else str(case.files),
+        evaluation=str(case.evaluation),
+        rules=contract.model_dump(mode="json", by_alias=True),
+    )
+    return joined(gate.name, [Finding.of(found) for found in answers])
+
+
+def _modules(contract: Contract) -> list[str]:
+    """Return the libraries that a contract needs."""
+    modules = ["pandas", "pyarrow.parquet"]
+    modules += ["pandera.pandas"] if contract.schema_ else []
+    return modules + (["great_expectations"] if contract.expectations else [])
+
+
 def joined(gate: str, findings: Sequence[Finding]) -> Finding:
     """Return several findings as that of one gate."""
     return Finding(
@@ -69,13 +93,10 @@ def sandboxed(sandbox: Sandbox, name: str, folder: Path, contract: Contract) -> 
     Raises:
         SandboxError: The sandbox gave no answer.
     """
-    modules = ["pandas", "pyarrow.parquet"]
-    modules += ["pandera.pandas"] if contract.schema_ else []
-    modules += ["great_expectations"] if contract.expectations else []
     answers = sandbox.ask(
         f"the contract of {name}",
         "contract",
-        modules=modules,
+        modules=_modules(contract),
         name=name,
         folder=str(folder),
         rules=contract.model_dump(mode="json", by_alias=True),

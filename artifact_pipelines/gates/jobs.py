@@ -168,6 +168,68 @@ def contract(name: str, folder: str, rules: Mapping[str, Any]) -> list[dict[str,
     return [as_json(finding) for finding in found]
 
 
+def rows_contract(
+    name: str, function: str, model: str | None, evaluation: str, rules: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Return what each part of a contract found in what a function makes of the data."""
+    frame, look = _frame(evaluation).copy(), load_function(function)
+    made = look(frame) if model is None else look(Path(model), frame)
+    found = data.contract_findings(
+        name, _as_frame(made, len(frame)), Contract.model_validate(rules), load_function
+    )
+    return [as_json(finding) for finding in found]
+
+
+def _as_frame(made: Any, rows: int) -> "pd.DataFrame":  # noqa: ANN401 (what a function gives)
+    """Return what a function made as a frame of so many rows; an array's columns are numbered."""
+    import pandas as pd  # noqa: PLC0415 (a job that reads no table should not pay for it)
+
+    frame = pd.DataFrame(made)
+    if not isinstance(made, pd.DataFrame):
+        names = [str(name) for name in frame.columns]
+        frame.columns = pd.Index(["prediction"] if names == ["0"] else names)
+    if len(frame) != rows:
+        raise InvalidFormatError(f"it gave {len(frame)} rows for {rows}")
+    return frame
+
+
+def onnx(
+    model: str, file: str, evaluation: str, rows: int, inputs: str, against: str, tolerance: float
+) -> dict[str, Any]:
+    """Return how far the answers of an ONNX export are from the model's."""
+    import numpy as np  # noqa: PLC0415 (a job that needs none should not pay for it)
+
+    try:
+        runtime = importlib.import_module("onnxruntime")
+    except ImportError:
+        raise InvalidFormatError(
+            "ONNX Runtime is not installed; run: pip install 'artifact-pipelines[onnx]'"
+        ) from None
+    frame = _frame(evaluation).head(rows)
+    session = runtime.InferenceSession(str(Path(model) / file), providers=["CPUExecutionProvider"])
+    fed = load_function(inputs)(frame.copy())
+    if not isinstance(fed, Mapping):
+        fed = {session.get_inputs()[0].name: fed}
+    answers = session.run(None, {name: np.asarray(array) for name, array in fed.items()})
+    wanted = load_function(against)(Path(model), frame.copy())
+    wanted = list(wanted) if isinstance(wanted, list | tuple) else [wanted]
+    names = [output.name for output in session.get_outputs()]
+    if len(wanted) != len(answers):
+        raise InvalidFormatError(f"the export answers {len(answers)} outputs, not {len(wanted)}")
+    outputs = {}
+    for name, one, other in zip(names, answers, map(np.asarray, wanted), strict=True):
+        if one.shape != other.shape:
+            raise InvalidFormatError(f"the output {name} is {one.shape}, not {other.shape}")
+        same = np.isclose(one, other, rtol=tolerance, atol=tolerance)
+        far = np.abs(one.astype(np.float64) - other.astype(np.float64))
+        outputs[name] = {
+            "different": int((~same).sum()),
+            "of": int(same.size),
+            "furthest": float(np.nan_to_num(far, nan=math.inf).max(initial=0.0)),
+        }
+    return {"rows": len(frame), "outputs": outputs, "runtime": runtime.__version__}
+
+
 def custom(
     function: str,
     name: str,
@@ -249,6 +311,8 @@ JOBS: Final[Mapping[str, Callable[..., Any]]] = {
     "contract": contract,
     "custom": custom,
     "measure": measure,
+    "onnx": onnx,
     "rows": rows,
+    "rows_contract": rows_contract,
     "sources": sources,
 }

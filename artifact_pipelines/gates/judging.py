@@ -14,6 +14,8 @@ from artifact_pipelines.domain.gate import (
     Governance,
     MetricBound,
     NoWorse,
+    Onnx,
+    Rows,
     Schema,
     Serving,
 )
@@ -24,6 +26,7 @@ from artifact_pipelines.errors import SandboxError
 from artifact_pipelines.gates import (
     custom,
     data,
+    exported,
     governance,
     integrity,
     layout,
@@ -40,6 +43,8 @@ GATES: Final[Mapping[type[Part], Callable[[Any, Case], Finding]]] = {
     Governance: governance.governance_gate,
     MetricBound: metrics.bound_gate,
     NoWorse: metrics.no_worse_gate,
+    Onnx: exported.onnx_gate,
+    Rows: data.rows_gate,
     Schema: layout.schema_gate,
     Serving: serving.serving_gate,
 }
@@ -81,6 +86,10 @@ def judging_code(policy: Policy, sandbox: Sandbox) -> str:
             functions.append(gate.gate)
         elif isinstance(gate, Serving):
             functions.append(gate.serving)
+        elif isinstance(gate, Rows):
+            functions.append(gate.function)
+        elif isinstance(gate, Onnx):
+            functions += [gate.inputs, gate.against]
     try:
         found = sandbox.ask("the project's code", "sources", functions=functions)
     except SandboxError as error:

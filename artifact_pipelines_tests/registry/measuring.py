@@ -70,3 +70,18 @@ def forges(case: GateCase) -> Finding:
     """Replace the model that the gates after it look at."""
     (case.model / "model.safetensors").write_bytes(b"")
     return Finding("whatever", passed=True, reasons=("fine",))
+
+
+def predicted(model: Path, frame: pd.DataFrame) -> list[float]:
+    """Return a prediction for each row."""
+    return [mean_weight(model, frame)["score"]] * len(frame)
+
+
+def half_predicted(model: Path, frame: pd.DataFrame) -> list[float]:
+    """Forget a row."""
+    return predicted(model, frame)[1:]
+
+
+def doubled(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return features of the data."""
+    return frame[["scale"]] * 2

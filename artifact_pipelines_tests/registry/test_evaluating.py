@@ -261,6 +261,61 @@ def test_a_model_is_served_with_rows_of_the_evaluation_data(registry: Registry) 
     assert verdict.reasons[0].startswith("it answered 2 rows in ")
 
 
+SCORES = "artifact_pipelines_tests.schemas:Scores"
+BELOW = {
+    "name": "s",
+    "expectations": [
+        {"type": "expect_column_max_to_be_between", "kwargs": {"column": "scale", "max_value": 3}}
+    ],
+}
+
+
+def contracted(registry: Registry, weight: float = 0.7, **gate: Any) -> tuple[bool, str]:
+    """Return what a contract on rows says of a model."""
+    registry.set_policy(PROJECT, policy(gates=[gate]))
+    holdout(registry, rows("yes", "no"))
+    name = f"run-{len(registry.runs(PROJECT))}"
+    train(registry, name, {0.8: weight})
+    found = registry.evaluate(PROJECT, name).attempts[0]
+    (verdict,) = [one for one in found.verdicts if one.gate in {"predictions", "features"}]
+    return verdict.passed, verdict.reasons[0]
+
+
+def test_predictions_are_held_to_a_contract(registry: Registry) -> None:
+    function = MEASURE.replace("mean_weight", "predicted")
+
+    assert contracted(registry, predictions=function, schema=SCORES) == (
+        True, "predictions: keeps its schema in 2 rows"
+    )  # fmt: skip
+    passed, said = contracted(registry, 1.7, predictions=function, schema=SCORES)
+    assert not passed
+    assert said.startswith("predictions: column prediction: less_than_or_equal_to(1) does not hold")
+    short = contracted(
+        registry, predictions=function.replace("predicted", "half_predicted"), schema=SCORES
+    )
+    assert short == (
+        False, "the contract of predictions raised InvalidFormatError: it gave 1 rows for 2"
+    )  # fmt: skip
+
+
+def test_features_are_held_to_a_suite(registry: Registry) -> None:
+    function = MEASURE.replace("mean_weight", "doubled")
+
+    assert contracted(registry, features=function, expectations=BELOW)[0]
+
+
+def test_an_onnx_export_that_is_not_there_fails(registry: Registry) -> None:
+    function = MEASURE.replace("mean_weight", "predicted")
+    gate = {"onnx": "model.onnx", "inputs": function, "against": function}
+    registry.set_policy(PROJECT, policy(gates=[gate]))
+    holdout(registry)
+    train(registry, "run-1", {0.8: 0.7})
+
+    assert failed(registry.evaluate(PROJECT, "run-1")) == {
+        "onnx": "the model has no file model.onnx"
+    }
+
+
 def test_the_licences_of_what_a_run_read_decide(registry: Registry) -> None:
     registry.set_policy(PROJECT, policy(gates=[{"licences": ["MIT"]}]))
     holdout(registry)
