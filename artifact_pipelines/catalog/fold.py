@@ -542,6 +542,45 @@ def _tag(tx: Transaction, leaf: Leaf, body: Body) -> None:
         )
 
 
+def _alias_set(tx: Transaction, leaf: Leaf, body: Body) -> None:
+    alias, here = tables.alias, {"project": body["project"], "name": body["name"]}
+    tx.conn.execute(
+        sa.delete(alias).where(alias.c.project == here["project"], alias.c.name == here["name"])
+    )
+    if body["artifact"] is not None:
+        tx.conn.execute(sa.insert(alias).values(**here, artifact=body["artifact"], seq=leaf.seq))
+
+
+def _annotate(tx: Transaction, leaf: Leaf, body: Body) -> None:
+    said = {"text": body["text"], "reason": body["reason"]}
+    tx.conn.execute(sa.insert(tables.annotation).values(seq=leaf.seq, subject=leaf.subject, **said))
+
+
+def _banner_set(tx: Transaction, leaf: Leaf, body: Body) -> None:
+    banner = tables.banner
+    tx.conn.execute(sa.delete(banner).where(banner.c.subject == leaf.subject))
+    if body["text"] is not None:
+        said = {"text": body["text"], "reason": body["reason"]}
+        tx.conn.execute(sa.insert(banner).values(subject=leaf.subject, seq=leaf.seq, **said))
+
+
+def _erase(tx: Transaction, leaf: Leaf, _body: Body) -> None:
+    """Take out what was erased; what a rebuild from the store never saw is out already."""
+    what, _, target = leaf.subject.partition("/")
+    if what == "actor":
+        tx.conn.execute(sa.delete(tables.actor).where(tables.actor.c.id == target))
+    elif what == "leaf":
+        seq, table = int(target), tables.leaf
+        erased = tx.conn.execute(sa.select(table).where(table.c.seq == seq)).one()
+        tx.conn.execute(sa.update(table).where(table.c.seq == seq).values(body=None, project=None))
+        tx.conn.execute(sa.delete(tables.annotation).where(tables.annotation.c.seq == seq))
+        if erased.action == "banner_set":
+            # The one before went when this one came, which a rebuild without its body missed.
+            banner = tables.banner
+            mine = banner.c.subject == erased.subject
+            tx.conn.execute(sa.delete(banner).where(mine, banner.c.seq <= seq))
+
+
 def _declare(tx: Transaction, leaf: Leaf, body: Body) -> None:
     edge = tables.edge
     where = sa.and_(
@@ -615,6 +654,9 @@ _HANDLERS: Mapping[str, Callable[[Transaction, Leaf, Body], None]] = {
     "alarm": _nothing,
     "tag": _tag,
     "annotate": _annotate,
+    "alias_set": _alias_set,
+    "banner_set": _banner_set,
+    "erase": _erase,
     "declare": _declare,
 }
 

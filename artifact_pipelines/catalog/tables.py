@@ -397,6 +397,34 @@ label = Table(
     Column("seq", BigInteger, nullable=False),
 )
 
+alias = Table(
+    "alias",
+    metadata,
+    Column("project", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("artifact", Text, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+)
+
+annotation = Table(
+    "annotation",
+    metadata,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("subject", Text, nullable=False, comment="an artifact"),
+    Column("text", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Index("ix_annotation_subject", "subject"),
+)
+
+banner = Table(
+    "banner",
+    metadata,
+    Column("subject", Text, primary_key=True, comment="an artifact or a project"),
+    Column("seq", BigInteger, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+)
+
 # Proof: the ledger.
 
 leaf = Table(

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from artifact_pipelines.cli import (
+    annotating,
     asking,
     auditing,
     holding,
@@ -120,6 +121,7 @@ def demo(
 
 auditing.audit.command("export")(proving.export_bundle)
 auditing.audit.command("verify-bundle")(proving.verify_exported)
+auditing.audit.command("erase")(proving.erase)
 auditing.audit.command("witness")(proving.witness_log)
 app.command()(auditing.doctor)
 app.command(epilog=asking.SEARCH)(asking.search)
@@ -139,6 +141,10 @@ app.add_typer(keeping.archive, name="archive")
 app.add_typer(keeping.restore, name="restore")
 app.add_typer(keeping.prune, name="prune")
 app.add_typer(keeping.storage, name="storage")
+app.add_typer(annotating.aliases, name="alias")
+app.add_typer(annotating.tags, name="tag")
+app.add_typer(annotating.notes, name="note")
+app.add_typer(annotating.banners, name="banner")
 app.add_typer(auditing.audit, name="audit")
 app.add_typer(auditing.keys, name="key")
 app.add_typer(auditing.catalog, name="catalog")

@@ -24,6 +24,7 @@ from artifact_pipelines.cli.output import (
     short,
     show_json,
     show_table,
+    utc,
 )
 from artifact_pipelines.errors import ArtifactError, CatalogError
 from artifact_pipelines.settings import Settings
@@ -33,6 +34,7 @@ keys = typer.Typer(help="Signing keys.", no_args_is_help=True)
 catalog = typer.Typer(help="The database of facts.", no_args_is_help=True)
 
 if TYPE_CHECKING:
+    from artifact_pipelines.registry import Registry
     from artifact_pipelines.registry.deciding import RegisteredKey
 
 _SQLITE = "sqlite:///"
@@ -43,6 +45,10 @@ def show_log(
     subject: Annotated[str | None, typer.Option("--subject", help="Done to this.")] = None,
     actor: Annotated[str | None, typer.Option("--actor", help="Done by this name.")] = None,
     action: Annotated[str | None, typer.Option("--action", help="Such as promote.")] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", help="Not before, such as 2026-11-23T09:00:00Z.")
+    ] = None,
+    until: Annotated[str | None, typer.Option("--until", help="Not after.")] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="At most this many.")] = 50,
     *,
     as_json: Json = False,
@@ -52,7 +58,14 @@ def show_log(
         events = (
             []
             if registry is None
-            else registry.ledger(subject=subject, actor=actor, action=action, limit=limit)
+            else registry.ledger(
+                subject=_about(registry, subject),
+                actor=actor,
+                action=action,
+                since=None if since is None else utc(since),
+                until=None if until is None else utc(until),
+                limit=limit,
+            )
         )
     if as_json:
         show_json({"leaves": [shapes.event(event) for event in events]})
@@ -65,6 +78,21 @@ def show_log(
             for event in events
         ],
     )
+
+
+def _about(registry: "Registry", subject: str | None) -> str | None:
+    """Return the subject that leaves about a reference have: an id, or the text itself."""
+    from artifact_pipelines.errors import InvalidNameError, UnknownArtifactError
+
+    if subject is None:
+        return None
+    project, marked, stage = subject.partition("@")
+    if marked and "/" not in project:
+        return f"{project}/{stage}"
+    try:
+        return registry.find(subject).id
+    except (InvalidNameError, UnknownArtifactError):
+        return subject
 
 
 @audit.command("verify")
@@ -94,6 +122,7 @@ def verify_audit(*, as_json: Json = False) -> None:
                 "root": report.root,
                 "signed": report.signed,
                 "served": served,
+                "redacted": list(report.redacted),
                 "problems": problems,
             }
         )
@@ -102,6 +131,8 @@ def verify_audit(*, as_json: Json = False) -> None:
             say(f"WRONG {sentence}")
         if not problems:
             say(f"{report.leaves} leaves, {report.signed} signed, root {short(report.root)}.")
+            if report.redacted:
+                say(f"The bodies of {len(report.redacted)} leaves were erased, as others say.")
             say("Hashes, rules, signatures, export and catalog agree.")
             say(f"{len(served)} stages serve what the log proves, undamaged.")
     if problems:

@@ -121,6 +121,22 @@ def figures(metrics: Mapping[str, float], most: int = 3) -> str:
     return ", ".join(shown) + (" …" if len(metrics) > most else "")
 
 
+def utc(text: str) -> str:
+    """Return a time as the ledger writes it.
+
+    Raises:
+        typer.BadParameter: The text is no time.
+    """
+    from datetime import UTC, datetime
+
+    try:
+        given = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no time such as 2026-11-23T09:00:00Z.") from None
+    moment_ = given if given.tzinfo else given.replace(tzinfo=UTC)
+    return moment_.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
 def printable(text: str) -> str:
     """Return text without characters that a terminal would obey."""
     return "".join(

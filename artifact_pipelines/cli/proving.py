@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from artifact_pipelines.cli.opening import reading
-from artifact_pipelines.cli.output import Json, say, show_facts, show_json
+from artifact_pipelines.cli.output import Json, Yes, ask, say, show_facts, show_json
 
 Key = Annotated[
     str | None, typer.Option("--key", help="The log's public key, known from elsewhere.")
@@ -73,6 +73,33 @@ def witness_log(
     else:
         said = "continues what was seen; cosigned" if found.cosigned else "is the one that was seen"
         say(f"The head of {found.head.size} leaves {said}.")
+
+
+def erase(
+    reason: Annotated[str, typer.Option("--reason", help="Why; it is kept in the ledger.")],
+    leaf: Annotated[
+        int | None, typer.Option("--leaf", help="The words of this note or banner.")
+    ] = None,
+    annex: Annotated[
+        str | None, typer.Option("--annex", help="Where and by whom this artifact was made.")
+    ] = None,
+    actor: Annotated[str | None, typer.Option("--actor", help="This name of an actor.")] = None,
+    *,
+    yes: Yes = False,
+) -> None:
+    """Erase words or names for ever; that they were there stays in the ledger, which verifies."""
+    given = [one for one in (leaf, annex, actor) if one is not None]
+    if len(given) != 1:
+        raise typer.BadParameter("name one of --leaf, --annex and --actor.")
+    ask(f"erasing {given[0]} cannot be undone", yes=yes)
+    with reading() as registry:
+        if leaf is not None:
+            registry.erase_body(leaf, reason)
+        elif annex is not None:
+            registry.erase_annex(annex, reason)
+        else:
+            registry.erase_actor(str(actor), reason)
+    say(f"{given[0]} was erased. Backups of the store may still hold it.")
 
 
 def _show(report: Mapping[str, Any], more: dict[str, Any], *, as_json: bool) -> None:

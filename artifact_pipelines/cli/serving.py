@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from artifact_pipelines.cli import shapes, training
+from artifact_pipelines.cli.annotating import said_about, show_said
 from artifact_pipelines.cli.opening import listing, projects, reading
 from artifact_pipelines.cli.output import (
     Json,
@@ -20,6 +21,7 @@ from artifact_pipelines.cli.output import (
     show_json,
     show_table,
     size,
+    utc,
 )
 from artifact_pipelines.errors import LedgerError, UnknownArtifactError
 
@@ -97,6 +99,7 @@ def show_model(reference: Model, *, as_json: Json = False) -> None:
                 "readiness": readiness,
                 "proof_verified": _proven(registry, model, row["stages"]),
             }
+            | said_about(registry, model)
         )
     if as_json:
         show_json(shape)
@@ -116,6 +119,7 @@ def show_model(reference: Model, *, as_json: Json = False) -> None:
             "artifact id": model.id,
         },
     )
+    show_said(shape)
     show_table(
         "Gates",
         ("=gate", "=verdict", "because"),
@@ -150,11 +154,14 @@ def fetch_model(
 ) -> None:
     """Write a model's files to a folder, verified, all or nothing.
 
-    A stage is resolved through the signed log, not through the catalog's word alone.
+    A stage is resolved through the signed log, not through the catalog's word alone; an alias
+    carries no proof, and names what it names.
     """
     if "@" in reference:
         with reading() as registry:
-            reference = registry.resolve(reference).model.id
+            project, _, name = reference.partition("@")
+            if name not in registry.aliases(project):
+                reference = registry.resolve(reference).model.id
     training.fetch(reference, Path(to), path, as_json=as_json)
 
 
@@ -258,7 +265,7 @@ def show_history(
     project, stage = _pointer(pointer, stage)
     with reading() as registry:
         projects(registry, project)
-        moves = registry.history(project, stage, None if at is None else _utc(at))
+        moves = registry.history(project, stage, None if at is None else utc(at))
     if as_json:
         rows = [shapes.move(found) for found in moves]
         show_json({"project": project, "stage": stage, "moves": rows})
@@ -326,19 +333,3 @@ def _proven(registry: "Registry", model: "Artifact", stages: list[str]) -> bool 
 def _pointer(text: str, stage: str) -> tuple[str, str]:
     project, _, named = text.partition("@")
     return project, named or stage
-
-
-def _utc(text: str) -> str:
-    """Return a time as the ledger writes it.
-
-    Raises:
-        typer.BadParameter: The text is no time.
-    """
-    from datetime import UTC, datetime
-
-    try:
-        given = datetime.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no time such as 2026-11-23T09:00:00Z.") from None
-    moment_ = given if given.tzinfo else given.replace(tzinfo=UTC)
-    return moment_.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

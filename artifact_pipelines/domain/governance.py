@@ -260,6 +260,17 @@ def _approval(state: State, leaf: Leaf, body: Body, _text: PolicyText) -> None:
         state["approvals"].setdefault(place, []).append(fact)
 
 
+def _alias_set(state: State, leaf: Leaf, body: Body, policy_text: PolicyText) -> None:
+    project, name = _texts(body, "project", "name")
+    place = f"{naming.check_project(project)}/{naming.check_stage(name)}"
+    _about(leaf, place)
+    stages = set()
+    if project in state["policies"]:
+        stages = set(_policy(state, project, policy_text).promotion)
+    if place in state["pointers"] or name in stages:
+        raise GovernanceError(f"leaf {leaf.seq} takes the name of the stage {name!r} for an alias.")
+
+
 def _recall(state: State, leaf: Leaf, body: Body, _text: PolicyText) -> None:
     _about(leaf, body["artifact"])
     for artifact in [body["artifact"], *body["descendants"]]:
@@ -442,6 +453,7 @@ _HANDLERS: Mapping[str, Callable[[State, Leaf, Body, PolicyText], None]] = {
     "verdict": _verdict,
     "request": _request,
     "approval": _approval,
+    "alias_set": _alias_set,
     "recall": _recall,
     "forget": _forget,
     "slim": _slim,

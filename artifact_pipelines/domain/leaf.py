@@ -38,8 +38,11 @@ is sealed JSON: its fields and a salt, cited by the SHA-256 of its bytes. The bo
     heal          project, chunks [key, …]
     prune         pack, bytes, chunks
     alarm         differences
-    tag           project, name, value
-    annotate      project, text
+    tag           project, name, value, reason
+    annotate      project, text, reason
+    alias_set     project, name, artifact or null, reason
+    banner_set    project, text or null, reason
+    erase         what, reason
     declare       project, parent, role, kind, how
 
 A statement is text beside `key` and `signature` (see `signing`).

@@ -43,12 +43,14 @@ class LedgerReport:
         root: The root over them, in hexadecimal.
         signed: How many of them the newest signed head covers.
         problems: What is wrong, one sentence each.
+        redacted: The leaves whose bodies were erased, which a leaf each says.
     """
 
     leaves: int
     root: str
     signed: int
     problems: tuple[str, ...]
+    redacted: tuple[int, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -92,18 +94,33 @@ class Auditing(Pruning, Scrubbing, Weighing):
         subject: str | None = None,
         actor: str | None = None,
         action: str | None = None,
+        since: str | None = None,
+        until: str | None = None,
         limit: int = 50,
     ) -> list[Event]:
-        """Return the newest leaves that match, oldest first."""
+        """Return the newest leaves that match, oldest first.
+
+        Args:
+            subject: What they are about, exactly.
+            actor: The name or pseudonym of whoever did it.
+            action: What was done.
+            since: The earliest time, as the ledger writes it.
+            until: The latest time.
+            limit: How many at most.
+        """
         leaf = tables.leaf
         where = []
+        if since is not None:
+            where.append(leaf.c.time >= since)
+        if until is not None:
+            where.append(leaf.c.time <= until)
         if subject is not None:
             where.append(leaf.c.subject == subject)
         if action is not None:
             where.append(leaf.c.action == action)
         if actor is not None:
             name = sa.select(tables.actor.c.id).where(tables.actor.c.name == actor)
-            where.append(leaf.c.actor.in_(name))
+            where.append(sa.or_(leaf.c.actor.in_(name), leaf.c.actor == actor))
         return self._events(where, limit, newest=True)
 
     def verify_ledger(self) -> LedgerReport:
@@ -116,6 +133,11 @@ class Auditing(Pruning, Scrubbing, Weighing):
             hashes.append(merkle.leaf_hash(bytes(row.envelope)))
             problems += _leaf_problems(self.store, number, row, state)
         root = merkle.root(hashes)
+        erased = {row.subject for row in rows if row.action == "erase"}
+        redacted = tuple(row.seq for row in rows if row.body is None)
+        for seq in redacted:
+            if f"leaf/{seq}" not in erased:
+                problems.append(f"the body of leaf {seq} was removed, and no leaf says so.")
         if len(rows) != head.size:
             problems.append(f"the ledger has {len(rows)} leaves of {head.size}.")
         signed = 0
@@ -141,7 +163,7 @@ class Auditing(Pruning, Scrubbing, Weighing):
             )
         if not problems:
             problems += self._table_problems()
-        return LedgerReport(len(rows), root.hex(), signed, tuple(problems))
+        return LedgerReport(len(rows), root.hex(), signed, tuple(problems), redacted)
 
     def rebuild(self, catalog_url: str) -> int:
         """Write a new catalog from the store alone and return the number of leaves.

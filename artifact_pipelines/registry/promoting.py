@@ -380,7 +380,9 @@ class Promoting(Entrusting):
         pointers = {} if newest is None else digest.parse(newest[2].encode())
         seq = pointers.get(f"{parsed.project}/{parsed.stage}")
         if seq is None:
-            raise UnknownArtifactError(f"{reference} serves nothing yet.")
+            raise UnknownArtifactError(
+                f"{reference} serves nothing yet; only stages serve, and an alias carries no proof."
+            )
         proof = self.prove(seq)
         _, body, signed = proof.verify(self.log_key(proof.size))
         said = SignedStatement.from_body(body).payload

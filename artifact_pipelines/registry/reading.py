@@ -257,10 +257,15 @@ class Reading(Opened):
         statement = sa.select(table)
         match parsed:
             case naming.StageRef(project, stage):
-                pointer = tables.stage
-                statement = statement.join(pointer, pointer.c.artifact == table.c.id).where(
+                pointer, alias = tables.stage, tables.alias
+                pointed = sa.select(pointer.c.artifact).where(
                     pointer.c.project == project, pointer.c.stage == stage
                 )
+                named = sa.select(alias.c.artifact).where(
+                    alias.c.project == project, alias.c.name == stage
+                )
+                found = sa.func.coalesce(pointed.scalar_subquery(), named.scalar_subquery())
+                statement = statement.where(table.c.id == found)
             case naming.ModelRef(project, version):
                 statement = statement.where(
                     table.c.project == project,

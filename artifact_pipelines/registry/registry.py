@@ -3,6 +3,7 @@
 import getpass
 from pathlib import Path
 
+from artifact_pipelines.registry.annotating import Annotating
 from artifact_pipelines.registry.auditing import Auditing
 from artifact_pipelines.registry.bundling import Bundling
 from artifact_pipelines.registry.evaluating import Evaluating
@@ -13,7 +14,7 @@ from artifact_pipelines.registry.sweeping import Sweeping
 from artifact_pipelines.registry.tensors import Tensors
 
 
-class Registry(Evaluating, Auditing, Sweeping, Straying, Lifecycle, Bundling, Tensors):
+class Registry(Evaluating, Auditing, Sweeping, Straying, Lifecycle, Bundling, Tensors, Annotating):
     """Everything that can be done with artifacts; every interface calls this."""
 
 

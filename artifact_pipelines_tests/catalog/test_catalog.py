@@ -36,7 +36,7 @@ def append(catalog: Catalog, text: str = "hello") -> None:
         ledger.append,
         action="annotate",
         subject="s",
-        body={"project": "p", "text": text},
+        body={"project": "p", "text": text, "reason": ""},
         actor=ACTOR,
     )
 

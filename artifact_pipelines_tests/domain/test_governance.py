@@ -155,6 +155,8 @@ def about_of(action: str, body: Mapping[str, Any] | None) -> str:
     said: Any = dict(body or {})
     try:
         said = json.loads(said["statement"]) if "statement" in said else said
+        if action == "alias_set":
+            return f"{said['project']}/{said['name']}"
         if action in {"request", "approval", "promote", "rollback"}:
             return f"{said['project']}/{said['stage']}"
         field = {
@@ -798,3 +800,15 @@ def test_an_envelope_is_about_what_its_body_is_about(log: Log) -> None:
 def test_a_policy_names_the_gates_that_it_requires(log: Log) -> None:
     with pytest.raises(GovernanceError, match="other gates"):
         log.sign("policy_set", {**policy_said(WEAK), "gates": []}, "owner")
+
+
+def test_an_alias_takes_no_stages_name(log: Log) -> None:
+    body = {"project": PROJECT, "name": "champion", "artifact": FIRST, "reason": ""}
+    log.add("alias_set", body)
+    log.add("alias_set", {**body, "artifact": None})
+
+    for name in ("production", "staging"):
+        with pytest.raises(GovernanceError, match="name of the stage"):
+            log.add("alias_set", {**body, "name": name})
+    with pytest.raises(GovernanceError, match="is about"):
+        log.add("alias_set", body, subject="digits/production")

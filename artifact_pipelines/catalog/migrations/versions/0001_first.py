@@ -174,6 +174,31 @@ def upgrade() -> None:
     )
     op.create_index("ix_hold_artifact", "hold", ["artifact"], unique=False)
     op.create_table(
+        "alias",
+        sa.Column("project", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("artifact", sa.Text(), nullable=False),
+        sa.Column("seq", _BIG, nullable=False),
+        sa.PrimaryKeyConstraint("project", "name", name="pk_alias"),
+    )
+    op.create_table(
+        "annotation",
+        sa.Column("seq", _BIG, autoincrement=False, nullable=False),
+        sa.Column("subject", sa.Text(), nullable=False, comment="an artifact"),
+        sa.Column("text", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("seq", name="pk_annotation"),
+    )
+    op.create_index("ix_annotation_subject", "annotation", ["subject"], unique=False)
+    op.create_table(
+        "banner",
+        sa.Column("subject", sa.Text(), nullable=False, comment="an artifact or a project"),
+        sa.Column("seq", _BIG, nullable=False),
+        sa.Column("text", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("subject", name="pk_banner"),
+    )
+    op.create_table(
         "label",
         sa.Column("artifact", sa.Text(), nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
