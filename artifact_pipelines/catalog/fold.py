@@ -200,10 +200,6 @@ def _say(tx: Transaction, leaf: Leaf, artifact: str, text: str) -> None:
     tx.conn.execute(sa.insert(tables.words).values(seq=leaf.seq, artifact=artifact, text=text))
 
 
-def _annotate(tx: Transaction, leaf: Leaf, body: Body) -> None:
-    _say(tx, leaf, leaf.subject, body["text"])
-
-
 def _run_finish(tx: Transaction, leaf: Leaf, body: Body) -> None:
     tx.conn.execute(
         sa.update(tables.run)
@@ -552,6 +548,7 @@ def _alias_set(tx: Transaction, leaf: Leaf, body: Body) -> None:
 
 
 def _annotate(tx: Transaction, leaf: Leaf, body: Body) -> None:
+    _say(tx, leaf, leaf.subject, body["text"])
     said = {"text": body["text"], "reason": body["reason"]}
     tx.conn.execute(sa.insert(tables.annotation).values(seq=leaf.seq, subject=leaf.subject, **said))
 
@@ -574,6 +571,7 @@ def _erase(tx: Transaction, leaf: Leaf, _body: Body) -> None:
         erased = tx.conn.execute(sa.select(table).where(table.c.seq == seq)).one()
         tx.conn.execute(sa.update(table).where(table.c.seq == seq).values(body=None, project=None))
         tx.conn.execute(sa.delete(tables.annotation).where(tables.annotation.c.seq == seq))
+        tx.conn.execute(sa.delete(tables.words).where(tables.words.c.seq == seq))
         if erased.action == "banner_set":
             # The one before went when this one came, which a rebuild without its body missed.
             banner = tables.banner
