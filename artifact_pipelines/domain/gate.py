@@ -141,11 +141,17 @@ class NoWorse(Part):
 
 
 class Formats(Part):
-    """Every file of the model is of an allowed format, by its content."""
+    """Every file of the model is of an allowed format, by its content.
+
+    Attributes:
+        formats: The formats.
+        scanners: Others' scanners that must find nothing either.
+    """
 
     formats: tuple[
         Literal["safetensors", "json", "parquet", "npy", "npz", "onnx", "csv", "text"], ...
     ]
+    scanners: tuple[Literal["picklescan"], ...] = ()
 
     @property
     def name(self) -> str:

@@ -113,6 +113,12 @@ class Policy(Part):
                 return gate.formats
         return FORMATS
 
+    def scanners(self) -> tuple[str, ...]:
+        """Return the scanners that must find nothing in a model's files either."""
+        return tuple(
+            name for gate in self.gates if isinstance(gate, Formats) for name in gate.scanners
+        )
+
     def document(self) -> dict[str, Any]:
         """Return the policy as plain data, without what is as it is by default.
 

@@ -14,7 +14,7 @@ from artifact_pipelines.domain import digest
 from artifact_pipelines.domain.policy import Contract
 from artifact_pipelines.domain.verdict import Finding
 from artifact_pipelines.errors import ArtifactError, ConfigurationError, InvalidFormatError
-from artifact_pipelines.gates import data
+from artifact_pipelines.gates import data, scanning
 from artifact_pipelines.gates.case import packed
 
 if TYPE_CHECKING:
@@ -314,5 +314,6 @@ JOBS: Final[Mapping[str, Callable[..., Any]]] = {
     "onnx": onnx,
     "rows": rows,
     "rows_contract": rows_contract,
+    "scan": scanning.scan,
     "sources": sources,
 }

@@ -31,7 +31,7 @@ from artifact_pipelines.gates import (
     integrity,
     layout,
     metrics,
-    safety,
+    scanning,
     serving,
 )
 from artifact_pipelines.gates.case import Case
@@ -59,7 +59,7 @@ def judge(case: Case) -> list[Finding]:
         refused = ("the model's bytes are damaged, so this gate could not look",)
         others = [gate for gate in policy.required() if gate != "integrity"]
         return [*found, *(Finding(gate, passed=False, reasons=refused) for gate in others)]
-    found.append(guarded("safety", lambda: safety.safety_finding(case.files, policy.formats())))
+    found.append(guarded("safety", lambda: scanning.safety_gate(case)))
     if policy.contracts:
         found.append(guarded("data_contract", lambda: data.contract_gate(case)))
     found += [
