@@ -16,7 +16,6 @@ from artifact_pipelines.registry.reading import Artifact
 from artifact_pipelines.store import fetching
 from artifact_pipelines_tests import building, faults
 from artifact_pipelines_tests.building import PROJECT
-from artifact_pipelines_tests.registry.test_kills import all_stored_is_needed, expire_sessions
 
 MODEL = "model.safetensors"
 SIZE = 300_000  # bytes of a checkpoint that has to be written in more than one call
@@ -40,6 +39,24 @@ def steps(registry: Registry) -> set[int | None]:
     found = registry.checkpoints(PROJECT, "run-1")
     assert registry.verify(found[-1].reference).ok
     return {checkpoint.step for checkpoint in found}
+
+
+def expire_sessions(registry: Registry) -> None:
+    """Let the lease of every writer run out."""
+    registry.catalog.write(lambda tx: tx.conn.exec_driver_sql("update session set lease_until = 0"))
+
+
+def all_stored_is_needed(registry: Registry) -> bool:
+    """Return whether the store holds no pack or publish object that nothing cites."""
+    backend = registry.store.backend
+    packs = {key.rpartition("/")[2] for key in backend.keys("packs/")}
+    needed, artifacts = registry.catalog.read(
+        lambda conn: (
+            set(conn.exec_driver_sql("select pack from artifact_pack").scalars()),
+            conn.exec_driver_sql("select count(*) from artifact").scalar_one(),
+        )
+    )
+    return packs <= needed and len(list(backend.keys("publish/"))) == artifacts
 
 
 def check_nothing_is_left(home: Path) -> None:

@@ -44,9 +44,9 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Event]]:
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed")
     folder = tmp_path_factory.mktemp("traced").resolve()
-    command = ["strace", "-f", "-y", "-s", "400", "-e", f"trace={TRACED}", "-o", folder / "trace"]
+    command = ["strace", "-f", "-y", "-s", "400", "-e", f"trace={TRACED}", "-o"]
     ran = subprocess.run(
-        [*command, sys.executable, "-c", SCRIPT, str(folder / "store")],
+        [*command, str(folder / "trace"), sys.executable, "-c", SCRIPT, str(folder / "store")],
         capture_output=True,
         text=True,
         check=False,
