@@ -10,9 +10,9 @@ from artifact_pipelines.catalog import ledger, tables
 from artifact_pipelines.catalog.catalog import Transaction
 from artifact_pipelines.domain.retention import Action
 from artifact_pipelines.errors import GoneError, HeldError, PlanRefusedError
-from artifact_pipelines.registry import steps
+from artifact_pipelines.registry import planning, steps
 from artifact_pipelines.registry.moving import Moving
-from artifact_pipelines.registry.planning import Plan, PlanItem, Planning, breaker
+from artifact_pipelines.registry.planning import Plan, PlanItem, Planning
 from artifact_pipelines.registry.steps import Steps
 
 UNSETTLING: Final = frozenset(
@@ -154,7 +154,7 @@ class Applying(Moving, Planning):
             reasons.append(
                 f"nobody has approved it; run: artifact-pipelines retention approve {plan.id[:12]}"
             )
-        reasons += [*self.stale(plan), *breaker(plan, self.policy(plan.project))]
+        reasons += [*self.stale(plan), *planning.breaker(plan, self.policy(plan.project))]
         if reasons:
             raise PlanRefusedError(f"plan {plan.id[:12]} may not be applied", reasons)
 

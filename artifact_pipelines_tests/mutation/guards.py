@@ -1,0 +1,216 @@
+"""The guards that keep data safe, each as the line that it is, and the test of its effect.
+
+A guard is taken out at run time by replacing its line. Where the line is no longer there the
+removal fails, so that this list cannot fall behind the code.
+"""
+
+import importlib
+import inspect
+import textwrap
+from dataclasses import dataclass
+from typing import Any
+
+PACKAGE = "artifact_pipelines"
+TESTS = "artifact_pipelines_tests"
+
+
+@dataclass(frozen=True)
+class Guard:
+    """One guard.
+
+    Attributes:
+        what: What it prevents.
+        place: The module and the function that it is in.
+        line: The text that is the guard.
+        without: The text in its place once it is taken out.
+        test: The test that fails without it.
+    """
+
+    what: str
+    place: str
+    line: str
+    without: str
+    test: str
+
+    def remove(self) -> None:
+        """Take the guard out of this process."""
+        name, _, path = self.place.partition(":")
+        module = importlib.import_module(f"{PACKAGE}.{name}")
+        owner: Any = module
+        *classes, function = path.split(".")
+        for one in classes:
+            owner = getattr(owner, one)
+        source = textwrap.dedent(inspect.getsource(getattr(owner, function)))
+        if source.count(self.line) != 1:
+            raise LookupError(f"{self.place} has {source.count(self.line)} times: {self.line}")
+        made: dict[str, Any] = {}
+        changed = source.replace(self.line, self.without)
+        exec(compile(changed, f"<{self.place}>", "exec"), module.__dict__, made)  # noqa: S102
+        setattr(owner, function, made[function])
+
+
+GUARDS = {
+    "claim": Guard(
+        "prune deletes a pack that a writer relies on",
+        "catalog.packs:_unneeded",
+        "return [~needed.exists(), ~claimed.exists()]",
+        "return [~needed.exists()]",
+        "registry/test_retiring.py::test_a_pack_that_a_writer_claimed_is_not_pruned[sqlite]",
+    ),
+    "need": Guard(
+        "prune deletes a pack that a live artifact needs",
+        "catalog.packs:_unneeded",
+        "return [~needed.exists(), ~claimed.exists()]",
+        "return [~claimed.exists()]",
+        "registry/test_pruning.py::test_prune_takes_no_pack_that_is_needed[sqlite]",
+    ),
+    "fence": Guard(
+        "a writer publishes whose session has expired",
+        "catalog.packs:lock_session",
+        'if not tx.lock_rows(tables.session, "id", [session]):',
+        "if False:",
+        "registry/test_pruning.py::test_a_paused_writer_that_wrote_nothing_new_is_fenced[sqlite]",
+    ),
+    "re-check": Guard(
+        "a pack goes that came to be needed during its grace",
+        "catalog.packs:doom",
+        'if not rows or rows[0].state != "condemned" or not _is_unneeded(tx, pack):',
+        'if not rows or rows[0].state != "condemned":',
+        "registry/test_pruning.py::test_a_pack_that_is_needed_when_its_grace_is_over_stays[sqlite]",
+    ),
+    "grace": Guard(
+        "a pack goes before its grace is over",
+        "catalog.packs:doom",
+        "if rows[0].condemned_at + grace > tx.now():",
+        "if False:",
+        "catalog/test_catalog.py::test_an_unused_pack_is_condemned_then_deleted[sqlite]",
+    ),
+    "unmap": Guard(
+        "a chunk stays mapped to a pack that is being deleted",
+        "catalog.packs:doom",
+        "held = tx.conn.execute(sa.delete(chunk).where(chunk.c.pack == pack)).rowcount",
+        "held = 0",
+        "registry/test_pruning.py::test_the_chunks_of_a_doomed_pack_are_mapped_nowhere[sqlite]",
+    ),
+    "absent": Guard(
+        "a chunk in a pack that is being deleted is relied on",
+        "catalog.packs:claim",
+        'if row.state in {"live", "condemned"}',
+        'if row.state in {"live", "condemned", "deleting"}',
+        "registry/test_pruning.py::test_a_pack_that_is_being_deleted_is_not_claimed[sqlite]",
+    ),
+    "last look": Guard(
+        "an artifact is published whose chunks are gone",
+        "catalog.packs:seal",
+        "if dead or len(found) < len(needed) or len(_chunk_rows(tx.conn, based)) < len(based):",
+        "if False:",
+        "catalog/test_catalog.py::test_a_missing_chunk_stops_a_publish[sqlite]",
+    ),
+    "version check": Guard(
+        "a move repoints a pack that changed since it was read",
+        "catalog.moves:_check_packs",
+        'if row is None or row.state != "live" or row.version != version:',
+        "if False:",
+        "registry/test_moving.py::test_a_pack_that_was_touched_since_is_not_moved_from[sqlite]",
+    ),
+    "unclaimed": Guard(
+        "a move takes a pack away from under a writer",
+        "catalog.moves:_check_packs",
+        "if tx.conn.execute(sa.select(claim.c.pack).where(claim.c.pack.in_(part))).first():",
+        "if False:",
+        "registry/test_moving.py::test_a_pack_that_a_writer_claims_is_not_moved_from[sqlite]",
+    ),
+    "self-contained base": Guard(
+        "a difference is taken from a difference",
+        "catalog.moves:_check_chunks",
+        "if place is None or place.base is not None:",
+        "if place is None:",
+        "registry/test_moving.py::test_a_base_that_differs_itself_is_refused[sqlite]",
+    ),
+    "no dependents": Guard(
+        "a chunk that others differ from becomes a difference",
+        "catalog.moves:_check_chunks",
+        "if set(leaning) - move.dropped:",
+        "if False:",
+        "registry/test_moving.py::"
+        "test_a_chunk_that_others_differ_from_does_not_become_a_difference[sqlite]",
+    ),
+    "row lock": Guard(
+        "two changes of the catalog read the same state and both write",
+        "catalog.catalog:_engine",
+        '"BEGIN IMMEDIATE" if writes else "BEGIN"',
+        '"BEGIN"',
+        "catalog/test_locking.py::test_two_changes_never_decide_on_the_same_state",
+    ),
+    "directory fsync": Guard(
+        "an object is acknowledged whose name a power loss takes back",
+        "store.files:FileBackend.sync_folder",
+        "self.sync_file(handle, str(folder))",
+        "pass",
+        "store/test_durability.py::test_an_object_is_named_between_two_syncs",
+    ),
+    "hold": Guard(
+        "what is on hold is forgotten",
+        "registry.holding:_on_hold",
+        "for row in _placed(conn):",
+        "for row in ():",
+        "registry/test_holding.py::test_a_hold_says_who_placed_it_and_why[sqlite]",
+    ),
+    "hold of inputs": Guard(
+        "what a held artifact was made from is forgotten",
+        "registry.holding:_on_hold",
+        "if row.inputs:",
+        "if False:",
+        "registry/test_holding.py::test_a_hold_with_inputs_holds_all_that_it_was_made_from[sqlite]",
+    ),
+    "leaves since": Guard(
+        "what came to be held since the decision is forgotten",
+        "registry.applying:_unsettled",
+        "return any(tx.conn.execute(question).first() is not None for question in (moved, used))",
+        "return False",
+        "registry/test_planning.py::"
+        "test_what_happens_between_decision_and_leaf_is_decided_again[sqlite]",
+    ),
+    "reader's lease": Guard(
+        "what is being read is forgotten",
+        "registry.holding:_read",
+        'yield row.artifact, "somebody is reading it"',
+        "yield from ()",
+        "registry/test_pruning.py::test_a_reader_is_a_reason_to_stay[sqlite]",
+    ),
+    "breaker": Guard(
+        "a plan that forgets nearly everything is applied",
+        "registry.planning:breaker",
+        "if plan.items and count / len(plan.items) > limits.max_share:",
+        "if False:",
+        "registry/test_planning.py::test_the_breaker_is_asked_again_when_a_plan_is_applied[sqlite]",
+    ),
+    "second engine": Guard(
+        "prune believes a catalog that was damaged",
+        "registry.pruning:_differing_kinds",
+        "if here != there:",
+        "if False:",
+        "registry/test_retiring.py::test_nothing_is_deleted_when_the_two_engines_disagree[sqlite]",
+    ),
+    "mapped chunks": Guard(
+        "prune believes a catalog that lost its attachments",
+        "registry.pruning:Pruning._unmapped",
+        "if wanted:",
+        "if False:",
+        "registry/test_retiring.py::test_a_lost_row_of_artifact_pack_deletes_nothing[sqlite]",
+    ),
+    "canary": Guard(
+        "prune goes on although both engines call the dead alive or the alive dead",
+        "registry.pruning:Pruning._dead_canary",
+        "if canary.id not in mine or canary.id not in other.artifacts:",
+        "if False:",
+        "registry/test_pruning.py::test_a_canary_that_both_engines_call_dead_stops_prune[sqlite]",
+    ),
+    "ahead": Guard(
+        "prune deletes by a catalog that is older than its store",
+        "registry.pruning:Pruning.pruning",
+        "self._check_ahead()",
+        "pass",
+        "registry/test_pruning.py::test_prune_does_not_begin_while_the_store_is_ahead[sqlite]",
+    ),
+}
