@@ -16,6 +16,7 @@ from artifact_pipelines.cli import (
     keeping,
     mirroring,
     proving,
+    recalling,
     schemas,
     serving,
     starting,
@@ -141,6 +142,7 @@ app.add_typer(keeping.archive, name="archive")
 app.add_typer(keeping.restore, name="restore")
 app.add_typer(keeping.prune, name="prune")
 app.add_typer(keeping.storage, name="storage")
+app.add_typer(recalling.recalls, name="recall")
 app.add_typer(annotating.aliases, name="alias")
 app.add_typer(annotating.tags, name="tag")
 app.add_typer(annotating.notes, name="note")

@@ -9,12 +9,15 @@ from artifact_pipelines.registry.bundling import Bundling
 from artifact_pipelines.registry.evaluating import Evaluating
 from artifact_pipelines.registry.lifecycle import Lifecycle
 from artifact_pipelines.registry.opened import parts
+from artifact_pipelines.registry.recalling import Recalling
 from artifact_pipelines.registry.straying import Straying
 from artifact_pipelines.registry.sweeping import Sweeping
 from artifact_pipelines.registry.tensors import Tensors
 
 
-class Registry(Evaluating, Auditing, Sweeping, Straying, Lifecycle, Bundling, Tensors, Annotating):
+class Registry(
+    Evaluating, Auditing, Sweeping, Straying, Lifecycle, Bundling, Tensors, Annotating, Recalling
+):
     """Everything that can be done with artifacts; every interface calls this."""
 
 
