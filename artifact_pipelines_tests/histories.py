@@ -38,6 +38,7 @@ COLUMNS = {
     "artifact": (
         *("id", "seq", "kind", "project", "name", "step", "attempt", "version", "content"),
         *("record", "object", "annex", "size", "published", "state", "recalled", "tier"),
+        *("run", "lock"),
     ),
     "artifact_file": ("artifact", "path", "size", "sha256", "media_type", "state"),
     "edge": ("child", "parent", "role", "kind"),
@@ -77,6 +78,7 @@ class History:
     _named: list[tuple[str, float]] = field(default_factory=list)
     _pack: str = ""
     _numbers: dict[str, int] = field(default_factory=dict)
+    _behind: dict[str, str | None] = field(default_factory=dict)
     _random: random.Random = field(default_factory=random.Random)
 
     def batches(self, size: int = 20_000) -> Iterator[Rows]:
@@ -100,6 +102,7 @@ class History:
         """Make a project, run by run."""
         data: dict[str, str] = {}
         self._numbers = {}  # no artifact here cites one of another project
+        self._behind = {}
         last: str | None = None
         for number in range(RUNS):
             if number % 5 == 0:
@@ -219,10 +222,14 @@ class History:
         )
         size = sum(length for _, length in files)
         rows = self._rows
+        checkpoint = next((parent for role, parent in cited if role == "checkpoint"), None)
+        behind = found if kind == "training_run" else run or self._behind.get(str(checkpoint))
+        if kind == "checkpoint":
+            self._behind = {found: behind}
         rows["artifact"].append(
             (
                 *(found, self.seq - 1, kind, project, name, step, 1, version, content, record),
-                *(session, None, size, time, "live", False, "hot"),
+                *(session, None, size, time, "live", False, "hot", behind, None),
             )
         )
         rows["artifact_file"] += [

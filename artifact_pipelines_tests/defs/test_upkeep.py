@@ -82,7 +82,7 @@ def test_the_storage_report_has_a_line_per_project(world: World) -> None:
     assert [row.data["project"] for row in found["projects"].records] == ["digits"]
 
 
-def test_the_platform_has_schedules_that_run_and_no_sensor() -> None:
+def test_the_platform_has_schedules_and_sensors_that_run() -> None:
     schedules = {found.name: found for found in defs.schedules or ()}
 
     assert schedules.keys() == {
@@ -95,5 +95,5 @@ def test_the_platform_has_schedules_that_run_and_no_sensor() -> None:
         dg.DefaultScheduleStatus.RUNNING
     }
     assert all(found.description for found in schedules.values())
-    assert not defs.sensors
+    assert [found.name for found in defs.sensors or ()] == ["run_failures"]
     dg.Definitions.validate_loadable(defs)

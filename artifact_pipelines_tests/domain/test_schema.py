@@ -103,7 +103,7 @@ def loose_tensors(layout: Layout, also: Layout) -> list[dict[str, Any]]:
     if not layout.extra:
         return [{}]
     names = ["nobody", *(name for name in also.tensors if name not in layout.tensors)]
-    return [{}, *({name: ("F16", (7,))} for name in names)]
+    return [{}, *({name: ("I64", (7,))} for name in names)]
 
 
 def loose_fields(layout: Layout, also: Layout) -> list[list[tuple[str, str, Any]]]:
