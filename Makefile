@@ -3,6 +3,7 @@
 PYTHON ?= python3
 ARGS ?=
 PORT ?= 3000
+WORKERS ?= 2
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -30,8 +31,8 @@ dev: $(INSTALLED) ## Open the Dagster UI on what the demo left (PORT=3000)
 		export ARTIFACT_PIPELINES_HOME DAGSTER_HOME PATH PYTHONWARNINGS && cd "$$home" && \
 		exec $(CURDIR)/$(BIN)/dagster dev -w $(CURDIR)/workspace.yaml -p $(PORT) $(ARGS)
 
-test: $(INSTALLED) ## Run the tests, as a pull request must pass them
-	$(BIN)/pytest $(ARGS)
+test: $(INSTALLED) ## Run the tests, as a change must pass them (WORKERS=2 processes)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: $(INSTALLED) ## Format, lint, layers and types, the cheap ones first
 	$(BIN)/ruff format --check .
