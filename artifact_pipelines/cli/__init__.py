@@ -12,6 +12,7 @@ from artifact_pipelines.cli import (
     annotating,
     asking,
     auditing,
+    comparing,
     holding,
     keeping,
     mirroring,
@@ -120,6 +121,8 @@ def demo(
         show_summary(summary)
 
 
+serving.models.command("compare")(comparing.compare_models)
+serving.models.command("provenance")(proving.show_provenance)
 auditing.audit.command("export")(proving.export_bundle)
 auditing.audit.command("verify-bundle")(proving.verify_exported)
 auditing.audit.command("erase")(proving.erase)

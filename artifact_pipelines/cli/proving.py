@@ -75,6 +75,23 @@ def witness_log(
         say(f"The head of {found.head.size} leaves {said}.")
 
 
+def show_provenance(
+    reference: Annotated[str, typer.Argument(help="A model, such as digits@production.")],
+    to: Annotated[Path | None, typer.Option("--to", help="Write it to this file.")] = None,
+) -> None:
+    """Print a model's provenance: an in-toto statement in a signed DSSE envelope."""
+    import json
+
+    with reading() as registry:
+        envelope = registry.provenance(reference)
+    text = json.dumps(envelope, indent=2)
+    if to is None:
+        typer.echo(text)
+    else:
+        to.write_text(text + "\n", encoding="utf-8")
+        say(f"The provenance of {reference} is in {to}.")
+
+
 def erase(
     reason: Annotated[str, typer.Option("--reason", help="Why; it is kept in the ledger.")],
     leaf: Annotated[

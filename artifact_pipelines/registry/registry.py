@@ -4,8 +4,10 @@ import getpass
 from pathlib import Path
 
 from artifact_pipelines.registry.annotating import Annotating
+from artifact_pipelines.registry.attesting import Attesting
 from artifact_pipelines.registry.auditing import Auditing
 from artifact_pipelines.registry.bundling import Bundling
+from artifact_pipelines.registry.comparing import Comparing
 from artifact_pipelines.registry.evaluating import Evaluating
 from artifact_pipelines.registry.lifecycle import Lifecycle
 from artifact_pipelines.registry.opened import parts
@@ -16,7 +18,17 @@ from artifact_pipelines.registry.tensors import Tensors
 
 
 class Registry(
-    Evaluating, Auditing, Sweeping, Straying, Lifecycle, Bundling, Tensors, Annotating, Recalling
+    Evaluating,
+    Auditing,
+    Sweeping,
+    Straying,
+    Lifecycle,
+    Bundling,
+    Tensors,
+    Annotating,
+    Recalling,
+    Attesting,
+    Comparing,
 ):
     """Everything that can be done with artifacts; every interface calls this."""
 
