@@ -10,13 +10,22 @@ from pathlib import Path
 
 import pytest
 
+from artifact_pipelines.domain.record import Kind, Record
 from artifact_pipelines.errors import ConfigurationError, StoreError
 from artifact_pipelines.registry import open_registry
+from artifact_pipelines.registry.publishing import Draft
 from artifact_pipelines.store import s3
 from artifact_pipelines.store.opening import open_backend
 from artifact_pipelines.store.s3 import PART, S3Backend
 from artifact_pipelines_tests import building
-from artifact_pipelines_tests.servers import READER_KEY, READER_SECRET, Proxy, SeaweedFS
+from artifact_pipelines_tests.servers import (
+    READER_KEY,
+    READER_SECRET,
+    Proxy,
+    SeaweedFS,
+    environment,
+    serving,
+)
 
 LARGE = 3 * PART + 5  # needs four parts
 
@@ -397,3 +406,34 @@ def test_a_registry_lives_in_a_bucket(s3_url: str, tmp_path: Path) -> None:
 
     with pytest.raises(Exception, match="catalog rebuild"):
         open_registry(tmp_path / "home", store_url=s3_url, actor="tester")
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize(
+    "label", ["session_opened", "chunks_written", "packs_sealed", "object_written", "committed"]
+)
+def test_a_server_that_is_killed_in_a_publish_loses_nothing_that_was_acknowledged(
+    tmp_path: Path, label: str
+) -> None:
+    """The publish waits for the server, which takes twenty seconds to come back, and goes on."""
+    home = tmp_path / "home"
+    with serving(tmp_path / "server") as server, environment(server.environ):
+        url = server.make_bucket("store") + "/prefix"
+        with open_registry(home, store_url=url, actor="tester") as registry:
+            run = registry.start_run(building.PROJECT, "run-1")
+            files = {step: building.tensors(step, 5_000_000) for step in (1, 2)}
+            registry.publish_checkpoint(run, {"model.safetensors": files[1]}, step=1)
+            record = Record(
+                Kind.CHECKPOINT, building.PROJECT, "run-1", content="0" * 64, run=run.id, step=2
+            )
+            for reached in registry.publish(Draft(record, {"model.safetensors": files[2]})):
+                if reached == label:
+                    server.kill()
+                    threading.Thread(target=server.start).start()
+        with open_registry(home, store_url=url, actor="tester") as registry:
+            for step, data in files.items():
+                found = registry.read(f"digits/run-1@{step}", "model.safetensors")
+
+                assert found == data
+            assert registry.verify_ledger().problems == ()
+            assert registry.prune(grace=0).disagreements == ()

@@ -1,0 +1,425 @@
+"""Measure the store against the disk, against cp and against other tools, in one run.
+
+    python benchmarks/series.py [CACHE]          (with torch: the series that are stored)
+    python benchmarks/store.py [CACHE [WORK]]    (the figures; WORK is the disk to measure)
+
+Each line is a ratio to something that was measured moments before or after. Peers that are
+not installed are skipped with a word: `borg`, `restic` and `git lfs` on the path, `dvc` and
+`mlflow` on the path or in the variables DVC and MLFLOW_PYTHON. A missed limit is marked, and
+the command ends with 1.
+"""
+
+import functools
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+
+from artifact_pipelines.registry import Registry, open_registry
+
+ROUNDS = 3
+BIG = 8 << 30  # bytes of the file that memory is measured with
+PROJECT = "bench"
+
+
+class Report:
+    """The figures so far."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.missed = 0
+
+    def line(self, what: str, ratio: float, limit: float | None, note: str = "") -> None:
+        """Print a figure and whether it is within its limit."""
+        verdict = ""
+        if limit is not None:
+            kept = ratio <= limit
+            self.missed += not kept
+            verdict = f"  limit {limit:g}  {'ok' if kept else 'MISSED'}"
+        print(f"{what:58} {ratio:7.3f}{verdict}  {note}", flush=True)
+
+
+def main() -> int:
+    """Print every figure that can be taken here."""
+    named = [Path(argument) for argument in sys.argv[1:]]
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    cache = named[0] if named else base / "artifact-pipelines" / "series"
+    place = named[1] if named[1:] else None
+    if not (cache / "complete").exists():
+        print(f"skipped: no series in {cache}; make them with: python benchmarks/series.py")
+        return 0
+    report = Report()
+    with tempfile.TemporaryDirectory(dir=place) as folder:
+        work = Path(folder)
+        print(f"file system: {file_system(work)}; median of {ROUNDS} where there are rounds")
+        ingest(report, cache, work)
+        peers(report, cache, work)
+        nothing_to_share(report, cache, work)
+        tiers(report, cache, work)
+        restore(report, cache, work)
+        memory(report, work)
+    return int(report.missed > 0)
+
+
+# Ours
+
+
+def checkpoints(cache: Path, *series: str) -> Iterator[tuple[str, Path]]:
+    """Yield the checkpoints of some series: the series and the folder of each."""
+    for name in series:
+        for folder in sorted((cache / name).iterdir()):
+            yield name, folder
+
+
+def files(folder: Path) -> dict[str, Path | bytes]:
+    """Return the files of a checkpoint by their names."""
+    return {path.name: path for path in sorted(folder.iterdir())}
+
+
+def store(registry: Registry, cache: Path, *series: str) -> list[str]:
+    """Publish series, and return the references of their checkpoints."""
+    found = []
+    for name in series:
+        run = registry.start_run(PROJECT, name)
+        for step, (_, folder) in enumerate(checkpoints(cache, name)):
+            found.append(registry.publish_checkpoint(run, files(folder), step=step).reference)
+    return found
+
+
+def stored(home: Path) -> int:
+    """Return the bytes that a home's store takes."""
+    return size(home / "store")
+
+
+def ingest(report: Report, cache: Path, work: Path) -> None:
+    """Compare storing a series that deduplicates with writing its unique bytes alone."""
+    series = ("full", "frozen", "lora")
+    logical = sum(size(folder) for _, folder in checkpoints(cache, *series))
+    ours, floors, unique = [], [], 0
+    for number in range(ROUNDS):
+        home = work / f"home-{number}"
+        with open_registry(home, actor="bench") as registry:
+            ours.append(timed(functools.partial(store, registry, cache, *series)))
+        unique = sum(
+            file.stat().st_size for file in (home / "store" / "packs").rglob("*") if file.is_file()
+        )
+        floors.append(timed(functools.partial(write_and_sync, work / "floor", unique)))
+        shutil.rmtree(home)
+    note = f"{logical / 1e6:.0f} MB, unique {unique / 1e6:.0f}, floor {median(floors):.2f} s"
+    report.line(
+        "ingest, both digests / write + fsync of unique bytes",
+        median(ours) / median(floors),
+        2.0,
+        note,
+    )
+
+
+def nothing_to_share(report: Report, cache: Path, work: Path) -> None:
+    """Compare storing bytes that are all new with copying them."""
+    sources = [folder for _, folder in checkpoints(cache, "full")]
+    ours, copies = [], []
+    for number in range(ROUNDS):
+        home = work / f"home-{number}"
+        with open_registry(home, actor="bench") as registry:
+            ours.append(timed(functools.partial(store, registry, cache, "full")))
+        shutil.rmtree(home)
+
+        def copy() -> None:
+            for folder in sources:
+                subprocess.run(
+                    ["cp", "-r", "--reflink=never", folder, work / f"copy-{folder.name}"],
+                    check=True,
+                )
+            subprocess.run(["sync", "-f", str(work)], check=True)
+
+        copies.append(timed(copy))
+        for folder in sources:
+            shutil.rmtree(work / f"copy-{folder.name}")
+    report.line(
+        "ingest with nothing to deduplicate / cp + sync", median(ours) / median(copies), 1.3
+    )
+
+
+def tiers(report: Report, cache: Path, work: Path) -> None:
+    """Compare stored bytes, hot and cold, with the raw ones and with restic."""
+    backup = restic_bytes(cache, work, "frozen")
+    for name, limit in (("frozen", None), ("full", 0.80), ("bf16", 0.30)):
+        raw = sum(size(folder) for _, folder in checkpoints(cache, name))
+        home = work / f"tier-{name}"
+        with open_registry(home, actor="bench") as registry:
+            references = store(registry, cache, name)
+            hot = stored(home)
+            registry.archive(references)
+            for _ in range(2):
+                registry.prune(grace=0)
+            cold = stored(home)
+        shutil.rmtree(home)
+        report.line(
+            f"stored bytes of '{name}', hot / raw", hot / raw, None, f"{raw / 1e6:.0f} MB raw"
+        )
+        report.line(f"stored bytes of '{name}', cold / raw", cold / raw, limit)
+        if name == "frozen" and backup:
+            report.line("stored bytes of 'frozen', hot / restic", hot / backup, 1.0)
+            report.line("stored bytes of 'frozen', cold / restic", cold / backup, 0.8)
+
+
+def restore(report: Report, cache: Path, work: Path) -> None:
+    """Compare a verified restore of one checkpoint with a copy of its files."""
+    home = work / "restore"
+    ours, copies = [], []
+    with open_registry(home, actor="bench") as registry:
+        reference = store(registry, cache, "full")[-1]
+        source = cache / "full" / "0003"
+        for number in range(ROUNDS + 2):
+            target, copy = work / f"restored-{number}", work / f"copied-{number}"
+            ours.append(timed(functools.partial(registry.fetch, reference, target)))
+            subprocess.run(["diff", "-r", str(target), str(source)], check=True)
+
+            def copied(to: Path = copy) -> None:
+                subprocess.run(["cp", "-r", "--reflink=never", source, to], check=True)
+                subprocess.run(["sync", "-f", str(to)], check=True)
+
+            copies.append(timed(copied))
+            shutil.rmtree(target)
+            shutil.rmtree(copy)
+    shutil.rmtree(home)
+    report.line(
+        "restore of one, verified and durable / cp + sync", median(ours) / median(copies), 1.2
+    )
+
+
+def memory(report: Report, work: Path) -> None:
+    """Compare the memory of a process that stores a large file with one that stores none."""
+    big = work / "big.bin"
+    with big.open("wb") as file:
+        file.write(os.urandom(1 << 20))
+        file.truncate(BIG)
+    script = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from artifact_pipelines.registry import open_registry\n"
+        "with open_registry(Path(sys.argv[1]), actor='bench') as registry:\n"
+        "    source = Path(sys.argv[2]) if len(sys.argv) > 2 else b'x' * 1000\n"
+        "    registry.publish_dataset('bench', 'big', {'big.bin': source})\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+
+    def peak(*arguments: Path) -> int:
+        ran = subprocess.run(
+            [sys.executable, "-c", script, *map(str, arguments)],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return int(ran.stdout) * 1024
+
+    bare = peak(work / "bare")
+    above = peak(work / "heavy", big) - bare
+    big.unlink()
+    report.line(
+        "memory above the bare process, 8 GB file / 150 MB",
+        above / 150e6,
+        1.0,
+        f"{above / 1e6:.0f} MB, bare {bare / 1e6:.0f} MB",
+    )
+
+
+# Others
+
+
+def peers(report: Report, cache: Path, work: Path) -> None:
+    """Compare storing the same series with other tools."""
+    series = ("full", "frozen", "lora")
+    ours = []
+    for number in range(ROUNDS):
+        home = work / f"home-{number}"
+        with open_registry(home, actor="bench") as registry:
+            ours.append(timed(functools.partial(store, registry, cache, *series)))
+        shutil.rmtree(home)
+    folders = [(f"{name}-{folder.name}", folder) for name, folder in checkpoints(cache, *series)]
+    for name, limit, run in (
+        ("borg", 0.5, borg),
+        ("restic", 0.2, restic),
+        ("git lfs", None, git_lfs),
+        ("dvc", 0.2, dvc),
+        ("mlflow", None, mlflow),
+    ):
+        place = work / "peer"
+        place.mkdir()
+        try:
+            taken = run(folders, place)
+        finally:
+            shutil.rmtree(place)
+        if taken is None:
+            print(f"skipped: {name} is not installed")
+            continue
+        report.line(
+            f"ingest / {name}",
+            median(ours) / taken,
+            limit,
+            f"{median(ours):.2f} s against {taken:.2f} s",
+        )
+
+
+Folders = list[tuple[str, Path]]
+
+
+def borg(folders: Folders, place: Path) -> float | None:
+    """Return the seconds that borg takes, one archive for each checkpoint."""
+    if shutil.which("borg") is None:
+        return None
+    environ = {
+        **os.environ,
+        "BORG_BASE_DIR": str(place / "base"),
+        "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes",
+    }
+    call(["borg", "init", "-e", "none", str(place / "repo")], environ)
+
+    def work() -> None:
+        for name, folder in folders:
+            call(["borg", "create", f"{place}/repo::{name}", "."], environ, folder)
+
+    return timed(work)
+
+
+def restic(folders: Folders, place: Path) -> float | None:
+    """Return the seconds that restic takes, one snapshot for each checkpoint."""
+    if shutil.which("restic") is None:
+        return None
+    environ = {
+        **os.environ,
+        "RESTIC_PASSWORD": "bench",
+        "RESTIC_REPOSITORY": str(place / "repo"),
+        "RESTIC_CACHE_DIR": str(place / "cache"),
+    }
+    call(["restic", "init", "-q"], environ)
+
+    def work() -> None:
+        for _, folder in folders:
+            call(["restic", "backup", "-q", "."], environ, folder)
+
+    return timed(work)
+
+
+def restic_bytes(cache: Path, work: Path, series: str) -> int | None:
+    """Return the bytes that restic stores for a series."""
+    place = work / "restic"
+    place.mkdir()
+    try:
+        folders = [(folder.name, folder) for _, folder in checkpoints(cache, series)]
+        return size(place / "repo") if restic(folders, place) is not None else None
+    finally:
+        shutil.rmtree(place)
+
+
+def git_lfs(folders: Folders, place: Path) -> float | None:
+    """Return the seconds that git with LFS takes, one commit for each checkpoint."""
+    if shutil.which("git-lfs") is None:
+        return None
+    environ = {**os.environ, "HOME": str(place), "GIT_CONFIG_NOSYSTEM": "1"}
+    repo = place / "repo"
+    repo.mkdir()
+    for command in (
+        ["init", "-q"],
+        ["config", "user.email", "bench@localhost"],
+        ["config", "user.name", "bench"],
+        ["lfs", "install", "--local"],
+        ["lfs", "track", "*.safetensors"],
+    ):
+        call(["git", *command], environ, repo)
+
+    def work() -> None:
+        for name, folder in folders:
+            shutil.copytree(folder, repo / "data", dirs_exist_ok=True)
+            call(["git", "add", "-A"], environ, repo)
+            call(["git", "commit", "-q", "--allow-empty", "-m", name], environ, repo)
+
+    return timed(work)
+
+
+def dvc(folders: Folders, place: Path) -> float | None:
+    """Return the seconds that DVC takes, one `add` for each checkpoint."""
+    command = os.environ.get("DVC") or shutil.which("dvc")
+    if command is None:
+        return None
+    environ = {**os.environ, "HOME": str(place), "DVC_NO_ANALYTICS": "1"}
+    repo = place / "repo"
+    repo.mkdir()
+    call([command, "init", "-q", "--no-scm"], environ, repo)
+
+    def work() -> None:
+        for name, folder in folders:
+            shutil.copytree(folder, repo / name)
+            call([command, "add", "-q", name], environ, repo)
+
+    return timed(work)
+
+
+def mlflow(folders: Folders, place: Path) -> float | None:
+    """Return the seconds that MLflow takes to log each checkpoint's files."""
+    python = os.environ.get("MLFLOW_PYTHON")
+    if python is None:
+        return None
+    script = (
+        "import sys, mlflow\n"
+        "mlflow.set_tracking_uri('sqlite:///' + sys.argv[1] + '/mlflow.db')\n"
+        "mlflow.create_experiment('bench', artifact_location=sys.argv[1] + '/artifacts')\n"
+        "mlflow.set_experiment('bench')\n"
+        "for folder in sys.argv[2:]:\n"
+        "    with mlflow.start_run():\n"
+        "        mlflow.log_artifacts(folder)\n"
+    )
+    environ = {**os.environ, "HOME": str(place), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return timed(
+        lambda: call(
+            [python, "-c", script, str(place), *(str(folder) for _, folder in folders)], environ
+        )
+    )
+
+
+# What is measured with
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Return the seconds that some work takes, on a disk that has nothing else to write."""
+    os.sync()
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def call(command: list[str], environ: dict[str, str], cwd: Path | None = None) -> None:
+    """Run a command that must succeed, without its words."""
+    subprocess.run(command, env=environ, cwd=cwd, check=True, capture_output=True)
+
+
+def write_and_sync(path: Path, length: int) -> None:
+    """Write as many bytes as were unique, the least that storing them can cost."""
+    block = os.urandom(4 << 20)
+    with path.open("wb", buffering=0) as file:
+        for start in range(0, length, len(block)):
+            file.write(block[: length - start])
+        os.fsync(file.fileno())
+    path.unlink()
+
+
+def size(folder: Path) -> int:
+    """Return the bytes of the files below a folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def file_system(folder: Path) -> str:
+    """Return the type of the file system that a folder is on."""
+    ran = subprocess.run(
+        ["stat", "-f", "-c", "%T", str(folder)], check=True, capture_output=True, text=True
+    )
+    return ran.stdout.strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
