@@ -162,6 +162,10 @@ class GovernanceError(LedgerError):
     """A ledger leaf that the rules do not allow."""
 
 
+class KeyGoneError(ArtifactError, LookupError):
+    """Encrypted bytes whose key is not at hand, or was destroyed."""
+
+
 class KeyMissingError(ArtifactError, LookupError):
     """A signing key that is not in the key folder or not registered."""
 

@@ -504,6 +504,21 @@ def _slim(tx: Transaction, leaf: Leaf, body: Body) -> None:
         )
 
 
+def _scope_create(tx: Transaction, leaf: Leaf, body: Body) -> None:
+    tx.conn.execute(
+        sa.insert(tables.scope).values(
+            id=body["scope"], project=body["project"], state="active", seq=leaf.seq
+        )
+    )
+
+
+def _scope_shred(tx: Transaction, leaf: Leaf, body: Body) -> None:
+    table = tables.scope
+    tx.conn.execute(
+        sa.update(table).where(table.c.id == body["scope"]).values(state="shredded", seq=leaf.seq)
+    )
+
+
 def _quarantine(tx: Transaction, leaf: Leaf, body: Body) -> None:
     table = tables.quarantine
     for key, pack, what in body["chunks"]:
@@ -646,6 +661,8 @@ _HANDLERS: Mapping[str, Callable[[Transaction, Leaf, Body], None]] = {
     "archive": _archive,
     "restore": _restore,
     "slim": _slim,
+    "scope_create": _scope_create,
+    "scope_shred": _scope_shred,
     "quarantine": _quarantine,
     "heal": _heal,
     "prune": _nothing,

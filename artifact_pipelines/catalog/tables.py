@@ -230,6 +230,15 @@ quarantine = Table(
     Column("seq", BigInteger, nullable=False, comment="the leaf that said so"),
 )
 
+scope = Table(
+    "scope",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("project", Text, nullable=False, unique=True),
+    Column("state", Text, nullable=False, comment="active, shredded"),
+    Column("seq", BigInteger, nullable=False, comment="the leaf that gave this state"),
+)
+
 session = Table(
     "session",
     metadata,

@@ -13,6 +13,7 @@ from artifact_pipelines.cli import (
     asking,
     auditing,
     comparing,
+    encrypting,
     holding,
     keeping,
     mirroring,
@@ -150,6 +151,7 @@ app.add_typer(annotating.aliases, name="alias")
 app.add_typer(annotating.tags, name="tag")
 app.add_typer(annotating.notes, name="note")
 app.add_typer(annotating.banners, name="banner")
+app.add_typer(encrypting.scopes, name="scope")
 app.add_typer(auditing.audit, name="audit")
 app.add_typer(auditing.keys, name="key")
 app.add_typer(auditing.catalog, name="catalog")

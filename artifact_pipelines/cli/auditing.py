@@ -259,13 +259,16 @@ def rebuild_catalog(
 ) -> None:
     """Write the catalog anew from the store alone; the former file is kept beside it."""
     from artifact_pipelines.registry.auditing import rebuild
+    from artifact_pipelines.registry.keys import ScopeFolder
+    from artifact_pipelines.store.encryption import Keyring
     from artifact_pipelines.store.opening import open_backend
 
     found = settings()
     backend = open_backend(found.store_url)
+    keyring = Keyring(backend, ScopeFolder(found.keys / "scopes"))
     aside = None
     if to is not None:
-        leaves, place = rebuild(backend, to), to
+        leaves, place = rebuild(backend, to, keyring), to
     else:
         if not found.catalog_url.startswith(_SQLITE):
             raise CatalogError(
@@ -277,7 +280,7 @@ def rebuild_catalog(
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
         fresh = current.with_name(f"{current.name}.new-{stamp}")
         try:
-            leaves = rebuild(backend, f"{_SQLITE}{fresh}")
+            leaves = rebuild(backend, f"{_SQLITE}{fresh}", keyring)
         except BaseException:
             _each(fresh, lambda file: file.unlink())
             raise
@@ -345,6 +348,7 @@ def _home_checks(found: Settings) -> list[tuple[str, str, str]]:
             newest = registry.newest_head()
             names = set(registry.keys.names())
             folder = registry.keys.root
+            scopes = registry.scopes()
     except (ArtifactError, OSError) as error:
         return [("home", "fail", str(error))]
     checks = [("home", "ok", f"{found.home}: {head.size} leaves.")]
@@ -362,6 +366,10 @@ def _home_checks(found: Settings) -> list[tuple[str, str, str]]:
         checks.append(("keys", "fail", f"others can read {folder}: chmod 700 {folder}"))
     else:
         checks.append(("keys", "ok", f"{len(names)} in {folder}."))
+    for scope in scopes:
+        state = "ok" if scope.at_hand else "fail" if scope.state == "active" else "warn"
+        said = scope.trouble or f"encrypted; its key is in {folder / 'scopes'}."
+        checks.append((f"scope {scope.project}", state, said))
     return checks
 
 

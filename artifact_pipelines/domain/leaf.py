@@ -34,6 +34,8 @@ is sealed JSON: its fields and a salt, cited by the SHA-256 of its bytes. The bo
     archive       project
     restore       project
     slim          project, files, plan, rule, reason
+    scope_create  project, scope
+    scope_shred   project, scope, reason
     quarantine    project, chunks [[key, pack, what], …]
     heal          project, chunks [key, …]
     prune         pack, bytes, chunks

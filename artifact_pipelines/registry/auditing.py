@@ -20,9 +20,11 @@ from artifact_pipelines.registry import rebuilding
 from artifact_pipelines.registry.keys import LOG
 from artifact_pipelines.registry.opened import leaf_key
 from artifact_pipelines.registry.pruning import Pruning
+from artifact_pipelines.registry.scopes import Encrypting
 from artifact_pipelines.registry.scrubbing import Scrubbing
 from artifact_pipelines.registry.weighing import Weighing
 from artifact_pipelines.store.backend import Backend
+from artifact_pipelines.store.encryption import Keyring
 from artifact_pipelines.store.store import Store
 
 _NOT_FOLDED = {
@@ -81,7 +83,7 @@ class Event:
     body: dict[str, Any] | None
 
 
-class Auditing(Pruning, Scrubbing, Weighing):
+class Auditing(Pruning, Scrubbing, Weighing, Encrypting):
     """The registry, as far as it is checked and reported on."""
 
     def events(self, after: int = -1, limit: int = 1000) -> list[Event]:
@@ -171,7 +173,7 @@ class Auditing(Pruning, Scrubbing, Weighing):
         Raises:
             CatalogError: There is a ledger in that catalog already.
         """
-        return rebuild(self.store.backend, catalog_url)
+        return rebuild(self.store.backend, catalog_url, self.store.keyring)
 
     def mark_reported(self, instance: str, topic: str, seq: int) -> None:
         """Remember how far an instance has been told about a topic."""
@@ -243,7 +245,7 @@ class Auditing(Pruning, Scrubbing, Weighing):
         with tempfile.TemporaryDirectory() as folder:
             url = f"sqlite:///{Path(folder) / 'rebuilt.db'}"
             try:
-                rebuild(self.store.backend, url)
+                rebuild(self.store.backend, url, self.store.keyring)
             except (ArtifactError, OSError) as error:
                 return [f"the catalog cannot be rebuilt from the store: {error}"]
             other = Catalog(url)
@@ -263,13 +265,13 @@ class Auditing(Pruning, Scrubbing, Weighing):
         return problems
 
 
-def rebuild(backend: Backend, catalog_url: str) -> int:
+def rebuild(backend: Backend, catalog_url: str, keyring: Keyring | None = None) -> int:
     """Write a new catalog from a store alone and return the number of leaves."""
     catalog = Catalog(catalog_url)
     try:
         if catalog.read(lambda conn: conn.execute(sa.select(tables.ledger_head.c.id)).first()):
             raise CatalogError(f"{catalog_url} holds a ledger already; choose an empty database.")
-        return catalog.write(_rebuild, backend)
+        return catalog.write(_rebuild, backend, keyring)
     finally:
         catalog.close()
 
@@ -285,7 +287,7 @@ def facts(conn: Connection) -> dict[str, list[tuple[Any, ...]]]:
     return found
 
 
-def _rebuild(tx: Transaction, backend: Backend) -> int:
+def _rebuild(tx: Transaction, backend: Backend, keyring: Keyring | None) -> int:
     for key in backend.keys("actors/"):
         name = digest.parse(backend.get(key))["name"]
         tx.conn.execute(sa.insert(tables.actor).values(id=key.rpartition("/")[2], name=name))
@@ -304,7 +306,7 @@ def _rebuild(tx: Transaction, backend: Backend) -> int:
             f"{signed}: leaves are lost; bring them back from a copy of the store first."
         )
     ledger.mark_exported(tx, size)
-    rebuilding.map_packs(tx, backend, publications)
+    rebuilding.map_packs(tx, backend, publications, keyring)
     for key in backend.keys("heads/"):
         stored = digest.parse(backend.get(key))
         tx.conn.execute(

@@ -8,7 +8,9 @@ from typing import Any
 
 from artifact_pipelines.domain import naming
 from artifact_pipelines.domain.signing import SigningKey
-from artifact_pipelines.errors import KeyMissingError
+from artifact_pipelines.errors import KeyGoneError, KeyMissingError
+from artifact_pipelines.store.encryption import ScopeKey
+from artifact_pipelines.store.files import sync_folder
 
 LOG = "log"
 OWNER = "owner"
@@ -20,12 +22,89 @@ _SEEN = "seen.json"
 _MEMORY = "signer.json"
 
 
+class ScopeFolder:
+    """The keys of encrypted projects, one file each, readable by their owner only."""
+
+    def __init__(self, root: Path) -> None:
+        """Use a folder; it is made when the first key is."""
+        self.root = root
+
+    def create(self, project: str) -> ScopeKey:
+        """Return the key of a project, made now unless it is there."""
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not self._path(project).exists():
+            key = ScopeKey.generate(project)
+            staged = self._stage(key)
+            try:
+                os.link(staged, self._path(project))
+            except FileExistsError:
+                pass  # made by another process meanwhile
+            finally:
+                staged.unlink()
+            sync_folder(self.root)
+        return self._load(self._path(project))
+
+    def put(self, key: ScopeKey) -> None:
+        """Write the key of a project in the place of the former one."""
+        self._stage(key).rename(self._path(key.project))
+        sync_folder(self.root)
+
+    def scope(self, scope: str) -> ScopeKey:
+        """Return the key of a scope.
+
+        Raises:
+            KeyGoneError: The folder has none.
+        """
+        for path in sorted(self.root.glob("*.scope")):
+            key = self._load(path)
+            if key.id == scope:
+                return key
+        raise KeyGoneError(
+            f"the key of the scope {scope} is not in {self.root}; what is encrypted with it cannot "
+            "be read or written until its file is brought back from a backup."
+        )
+
+    def destroy(self, project: str) -> None:
+        """Overwrite and remove the key of a project."""
+        path = self._path(project)
+        try:
+            with path.open("r+b") as file:
+                file.write(secrets.token_bytes(path.stat().st_size))
+                file.flush()
+                os.fsync(file.fileno())
+        except FileNotFoundError:
+            return
+        path.unlink()
+        sync_folder(self.root)
+
+    def _stage(self, key: ScopeKey) -> Path:
+        staged = self.root / f".{key.project}.{secrets.token_hex(4)}"
+        file = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(file, "wb") as stream:
+            stream.write(key.encode())
+            stream.flush()
+            os.fsync(stream.fileno())
+        return staged
+
+    def _load(self, path: Path) -> ScopeKey:
+        try:
+            return ScopeKey.decode(path.read_bytes())
+        except (KeyError, OSError, TypeError, ValueError) as error:
+            raise KeyGoneError(
+                f"the key file {path} cannot be read; bring it back from a backup."
+            ) from error
+
+    def _path(self, project: str) -> Path:
+        return self.root / f"{naming.check_project(project)}.scope"
+
+
 class KeyFolder:
     """Ed25519 keys, one file each, readable by their owner only."""
 
     def __init__(self, root: Path) -> None:
         """Use a folder; it is made when the first key is."""
         self.root = root
+        self.scopes = ScopeFolder(root / "scopes")
 
     def create(self, name: str) -> SigningKey:
         """Return the key of a name, made now unless it is there."""

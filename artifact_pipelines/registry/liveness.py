@@ -35,6 +35,7 @@ class Alive:
 def alive(registry: Opened) -> Alive:
     """Return what is alive by the store alone."""
     found = Alive()
+    shredded: set[str] = set()
     backend = registry.store.backend
     while backend.size(leaf_key(found.size)) is not None:
         stored = digest.parse(backend.get(leaf_key(found.size)))
@@ -45,6 +46,8 @@ def alive(registry: Opened) -> Alive:
             found.sessions[leaf.subject] = body["object"]
         elif leaf.action == "forget":
             found.artifacts.pop(leaf.subject, None)
+        elif leaf.action == "scope_shred":
+            shredded.add(leaf.subject)
         elif leaf.action == "slim":
             found.removed.setdefault(leaf.subject, set()).update(body.get("files", ()))
         elif leaf.action in {"promote", "rollback"}:
@@ -54,5 +57,7 @@ def alive(registry: Opened) -> Alive:
     for artifact in found.artifacts:
         key = Publication.key(artifact, found.sessions[artifact])
         publication = Publication.decode(backend.get(key))
+        if publication.record.project in shredded:
+            continue  # nobody can read them, so nothing is lost with them
         found.chunks.update(publication.keys(found.removed.get(artifact, ())))
     return found

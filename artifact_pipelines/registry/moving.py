@@ -33,7 +33,7 @@ from artifact_pipelines.registry.sessions import Session
 from artifact_pipelines.registry.steps import Steps
 from artifact_pipelines.store import codec
 from artifact_pipelines.store.codec import RAW, Bytes
-from artifact_pipelines.store.pack import MAX_PACK, Location, chunk_key
+from artifact_pipelines.store.pack import MAX_PACK, Location
 
 GROUP = 8
 """How many checkpoints of a run are archived around one that stands for itself."""
@@ -178,7 +178,8 @@ class Moving(Publishing):
         skipped: dict[str, str] = {}
         for names in self._wasteful(threshold):
             try:
-                work = yield from self._moved(partial(self._write_kept, names))
+                scope = self.catalog.read(_scope_in, names[0])
+                work = yield from self._moved(partial(self._write_kept, names), scope=scope)
             except MoveAbandonedError as error:
                 skipped |= dict.fromkeys(names, str(error))
                 continue
@@ -223,7 +224,8 @@ class Moving(Publishing):
             if not group:
                 continue
             try:
-                work = yield from self._moved(partial(write, group), action, group)
+                scope = self.scope_of(group[0].project)
+                work = yield from self._moved(partial(write, group), action, group, scope)
             except MoveAbandonedError as error:
                 skipped |= {artifact.reference: str(error) for artifact in group}
                 continue
@@ -236,6 +238,7 @@ class Moving(Publishing):
         write: Callable[[Session], _Work],
         action: str = "",
         group: Sequence[Artifact] = (),
+        scope: str | None = None,
     ) -> Steps[_Work]:
         """Write new packs and make them the place of their chunks, again if others get in the way.
 
@@ -243,7 +246,7 @@ class Moving(Publishing):
             MoveAbandonedError: Others got in the way each time.
         """
         for left in reversed(range(_TRIES)):
-            session = Session(self, secrets.token_hex(16))
+            session = Session(self, secrets.token_hex(16), scope)
             try:
                 yield "session_opened"
                 work = write(session)
@@ -294,6 +297,7 @@ class Moving(Publishing):
         base: Bytes = b""
         pending: deque[Future[_Coded]] = deque()
         found = self.store.read_chunks([key for key, _ in order], self.locate)
+        check = partial(self.store.chunk_key, scope=session.scope)
         with ThreadPoolExecutor(_WORKERS) as pool:
             for (key, base_key), data in zip(order, found, strict=True):
                 if base_key is None:
@@ -301,7 +305,7 @@ class Moving(Publishing):
                 if key not in movable:
                     continue
                 against = (base_key, base) if base_key is not None else None
-                pending.append(pool.submit(_coded, key, data, against))
+                pending.append(pool.submit(_coded, check, key, data, against))
                 if len(pending) >= _WORKERS:
                     _put(session, pending.popleft().result(), work)
             while pending:
@@ -346,7 +350,7 @@ class Moving(Publishing):
     def _wasteful(self, threshold: float) -> Iterator[list[str]]:
         """Yield the packs that are worth rewriting, as many as fill a new one."""
         batch: list[str] = []
-        held = 0
+        held, scope = 0, None
         for names in batches(self.catalog.read(_live_packs), 50):
             view = self._view(names)
             kept = _needed(view)
@@ -356,9 +360,11 @@ class Moving(Publishing):
                 dead = pack.size - size - _FOOTER_LINE * (len(stays) + 1)
                 if not pack.users or dead <= (1 - threshold) * pack.size:
                     continue
-                if batch and held + size > MAX_PACK:
+                mine = next((row.key_id for row in pack.chunks.values()), None)
+                if batch and (held + size > MAX_PACK or mine != scope):
                     yield batch
                     batch, held = [], 0
+                scope = mine
                 batch.append(name)
                 held += size
         if batch:
@@ -455,11 +461,13 @@ def _spots(files: list[tuple[str, str, int]]) -> dict[tuple[str, int], tuple[str
     return found
 
 
-def _coded(key: str, data: Bytes, against: tuple[str, Bytes] | None) -> _Coded:
+def _coded(
+    check: Callable[[Bytes], str], key: str, data: Bytes, against: tuple[str, Bytes] | None
+) -> _Coded:
     """Return the smallest form of a chunk, once it has been read back from that form."""
     base_key, base = against or (None, None)
     found = codec.encode(data, base)
-    if chunk_key(codec.decode(found.codec, found.data, len(data), base)) != key:
+    if check(codec.decode(found.codec, found.data, len(data), base)) != key:
         raise CodecError(f"chunk {key[:16]} does not come back from the codec {found.codec!r}.")
     return key, found, base_key if found.differs else None, len(data)
 
@@ -577,6 +585,12 @@ def _look(
             lost.setdefault(row.artifact, set()).add(row.path)
         rows += conn.execute(sa.select(artifact).where(artifact.c.id.in_(part)))
     return surveyed, leaning, [(row, lost.get(row.id, set())) for row in rows]
+
+
+def _scope_in(conn: Connection, pack: str) -> str | None:
+    """Return the scope that the chunks of a pack are encrypted in."""
+    chunk = tables.chunk
+    return conn.execute(sa.select(chunk.c.key_id).where(chunk.c.pack == pack)).scalar()
 
 
 def _live_packs(conn: Connection) -> list[str]:

@@ -15,6 +15,7 @@ from artifact_pipelines.domain.publication import Publication
 from artifact_pipelines.errors import BehindError, HomeError, LedgerError
 from artifact_pipelines.registry.keys import LOG, OWNER, SERVICE, KeyFolder
 from artifact_pipelines.store.backend import Backend
+from artifact_pipelines.store.encryption import Keyring
 from artifact_pipelines.store.files import check_file_system
 from artifact_pipelines.store.opening import open_backend
 from artifact_pipelines.store.store import Store
@@ -35,6 +36,7 @@ class Opened:
         catalog: The facts.
         store: The bytes.
         keys: The signing keys at hand.
+        keyring: The data keys of what is encrypted.
         who: The name of whoever acts.
     """
 
@@ -45,7 +47,8 @@ class Opened:
             BehindError: The store has leaves that the catalog lacks.
         """
         self.catalog = catalog
-        self.store = Store(backend)
+        self.keyring = Keyring(backend, keys.scopes)
+        self.store = Store(backend, self.keyring)
         self.keys = keys
         self.who = who
         self._actor: str | None = None

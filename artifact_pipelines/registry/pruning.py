@@ -87,7 +87,7 @@ class Pruning(Applying):
         yield "exported"
         deleted = freed = 0
         for doomed in self.catalog.read(packs.deleting):
-            self.store.backend.delete(object_key(doomed.id))
+            self.store.delete_pack(doomed.id)
             yield "deleted"
             self.catalog.write(packs.gone, doomed.id)
             deleted, freed = deleted + 1, freed + doomed.size

@@ -18,11 +18,12 @@ from artifact_pipelines.domain.publication import ChunkMap, Publication
 from artifact_pipelines.domain.record import Input, Kind, Record
 from artifact_pipelines.errors import (
     ConflictError,
+    SessionLostError,
     SourceError,
     UnknownArtifactError,
 )
 from artifact_pipelines.registry import steps
-from artifact_pipelines.registry.reading import Artifact, Reading
+from artifact_pipelines.registry.reading import Artifact, Reading, active_scope
 from artifact_pipelines.registry.sessions import Session
 from artifact_pipelines.registry.steps import Steps
 from artifact_pipelines.store.scanning import Scan
@@ -198,12 +199,14 @@ class Publishing(Reading):
         """
         naming.check_paths([*draft.files, *(entry.path for entry, _ in draft.reused)])
         self._check_inputs(draft.record)
-        session = Session(self, secrets.token_hex(16))
+        scope = self.scope_of(draft.record.project)
+        secret = self.keyring.chunk_secret(scope)
+        session = Session(self, secrets.token_hex(16), scope)
         try:
             yield "session_opened"
             entries, chunks = [], {}
             for path, source in sorted(draft.files.items()):
-                scan = Scan(path, source)
+                scan = Scan(path, source, secret)
                 for window in scan.windows():
                     session.take(window)
                 entries.append(scan.entry())
@@ -294,6 +297,11 @@ def _commit(
         tx, session.id, session.sealed, list(session.placed.items()), publication.keys()
     )
     ledger.lock(tx)
+    if active_scope(tx.conn, record.project) != session.scope:
+        raise SessionLostError(
+            f"the project {record.project!r} came to be encrypted, or shredded, while this was "
+            "written, so nothing of it was published."
+        )
     table = tables.artifact
     if tx.conn.execute(sa.select(table.c.id).where(table.c.id == record.id)).first() is None:
         version = None

@@ -19,6 +19,7 @@ from artifact_pipelines.domain.publication import Publication
 from artifact_pipelines.domain.record import Kind, Record
 from artifact_pipelines.errors import (
     AmbiguousReferenceError,
+    ConflictError,
     DigestMismatchError,
     GoneError,
     QuarantinedError,
@@ -372,6 +373,19 @@ class Reading(Opened):
             for row, depth in edges
         ]
 
+    def scope_of(self, project: str) -> str | None:
+        """Return the scope that a project is encrypted in, or nothing.
+
+        Raises:
+            ConflictError: Its key was destroyed.
+        """
+        if self.catalog.read(_is_shredded, project):
+            raise ConflictError(
+                f"the key of {project!r} was destroyed, so that nothing more can be written for "
+                "it; choose another name."
+            )
+        return self.catalog.read(active_scope, project)
+
     def locate(self, keys: Sequence[str]) -> Mapping[str, Location]:
         """Return where chunks are."""
         rows = self.catalog.read(packs.locate, keys)
@@ -448,6 +462,19 @@ class Reading(Opened):
         return [Artifact.of(row) for row in rows]
 
 
+def active_scope(conn: Connection, project: str) -> str | None:
+    """Return the scope that a project is encrypted in, or nothing."""
+    table = tables.scope
+    statement = sa.select(table.c.id).where(table.c.project == project, table.c.state == "active")
+    return conn.execute(statement).scalar()
+
+
+def _is_shredded(conn: Connection, project: str) -> bool:
+    table = tables.scope
+    statement = sa.select(table.c.id).where(table.c.project == project, table.c.state == "shredded")
+    return conn.execute(statement).first() is not None
+
+
 def to_location(row: sa.Row[Any]) -> Location:
     """Return where a chunk is by its row."""
     return Location(row.pack, row.offset, row.stored, row.length, row.codec, row.base, row.key_id)
@@ -484,6 +511,11 @@ def _begin_reading(tx: Transaction, lease: str, artifact: Artifact) -> None:
         raise GoneError(
             f"{artifact.reference} was forgotten by the rule {found.rule!r}: {found.reason}. "
             "Its record and lineage remain; its bytes cannot be read."
+        )
+    if _is_shredded(tx.conn, artifact.project):
+        raise GoneError(
+            f"the key of {artifact.project!r} was destroyed: the bytes of {artifact.reference} "
+            "cannot be read by anybody. Its record and lineage remain."
         )
     tx.conn.execute(
         sa.insert(tables.reader).values(

@@ -7,27 +7,44 @@ import sqlalchemy as sa
 from artifact_pipelines.catalog import packs, tables
 from artifact_pipelines.catalog.catalog import Transaction
 from artifact_pipelines.domain.publication import Publication
-from artifact_pipelines.errors import InvalidFormatError
+from artifact_pipelines.errors import InvalidFormatError, KeyGoneError
 from artifact_pipelines.store.backend import Backend
 from artifact_pipelines.store.codec import RAW
+from artifact_pipelines.store.encryption import Keyring
 from artifact_pipelines.store.pack import Location, read_footer
 
 
-def map_packs(tx: Transaction, backend: Backend, publications: Mapping[str, Publication]) -> None:
+def map_packs(
+    tx: Transaction,
+    backend: Backend,
+    publications: Mapping[str, Publication],
+    keyring: Keyring | None,
+) -> None:
     """Map the chunks of every whole pack; what no footer names is found by the next scrub.
 
     Args:
         tx: The transaction that rebuilds the catalog; the leaves are folded already.
         backend: The store.
         publications: What is behind the live artifacts.
+        keyring: The keys of what is encrypted.
+
+    Raises:
+        KeyGoneError: A key is not at hand that was not destroyed on purpose.
     """
+    scope = tables.scope
+    shredded = sa.select(scope.c.id).where(scope.c.state == "shredded")
+    destroyed = set(tx.conn.execute(shredded).scalars())
     found: dict[str, list[Location]] = {}
     for key in backend.keys("packs/"):
         pack = key.rpartition("/")[2]
         try:
-            footer = read_footer(backend, pack)
+            footer = read_footer(backend, pack, keyring)
         except InvalidFormatError:
             continue
+        except KeyGoneError:
+            if keyring is None or keyring.scope_of(pack) not in destroyed:
+                raise
+            footer = {}  # nobody can read it, so that prune may delete it
         tx.conn.execute(
             sa.insert(tables.pack).values(
                 id=pack, state="live", version=0, size=backend.size(key) or 0

@@ -12,17 +12,19 @@ from sqlalchemy.engine import Connection
 from artifact_pipelines.catalog import moves, tables
 from artifact_pipelines.domain import digest
 from artifact_pipelines.domain.publication import Publication
-from artifact_pipelines.errors import ArtifactError
+from artifact_pipelines.errors import ArtifactError, KeyGoneError
 from artifact_pipelines.registry.moving import Moving
 from artifact_pipelines.registry.reading import to_location
 from artifact_pipelines.store.backend import Backend
+from artifact_pipelines.store.encryption import data_key
 from artifact_pipelines.store.opening import open_backend
-from artifact_pipelines.store.pack import Location, object_key, read_footer
+from artifact_pipelines.store.pack import Location, object_key
 from artifact_pipelines.store.store import Store
 
 _SERVED: Final = 4.0  # how much likelier a pack is sampled that a stage needs
 _STEP: Final = 16 * 1024 * 1024  # bytes that are copied at once
-_SMALL: Final = ("objects/", "annexes/", "actors/", "publish/", "leaves/", "heads/")
+_DATA_KEYS: Final = "datakeys/"
+_SMALL: Final = (_DATA_KEYS, "objects/", "annexes/", "actors/", "publish/", "leaves/", "heads/")
 """What is copied after the packs, in an order that keeps the copy whole at any time."""
 
 Progress = Callable[[int, int], None]
@@ -114,12 +116,15 @@ class Scrubbing(Moving):
         seed = secrets.randbits(32) if seed is None else seed
         chosen = _drawn(self.catalog.read(_mapped_packs), sample, seed)
         chunks = size = 0
+        destroyed = self.catalog.read(_destroyed)
         found: list[Damage] = []
         sound: set[str] = set()
         for done, pack in enumerate(chosen):
             if progress is not None:
                 progress(done, len(chosen))
             places = self._places_in(pack)
+            if {at.key_id for at in places.values()} & destroyed:
+                continue
             chunks, size = chunks + len(places), size + sum(at.stored for at in places.values())
             problems = list(self._problems(self.store, pack, places))
             sound |= places.keys() - {key for key, _ in problems}
@@ -154,15 +159,17 @@ class Scrubbing(Moving):
             copied, size = copied + 1, size + _copy(mine, copy, key)
         for prefix in _SMALL:
             for key in mine.keys(prefix):
-                # A leaf whose body was erased is shorter than it was.
-                if copy.size(key) != mine.size(key):
+                # A leaf whose body was erased is shorter than it was; a data key that was
+                # wrapped anew is as long.
+                anew = prefix == _DATA_KEYS and copy.size(key) and copy.get(key) != mine.get(key)
+                if copy.size(key) != mine.size(key) or anew:
                     data = mine.get(key)
                     copy.put(key, data)
                     copied, size = copied + 1, size + len(data)
         pruned = self.catalog.read(_pruned)
         there = {key.rpartition("/")[2]: key for key in copy.keys("packs/")}
         deleted = sum(
-            copy.delete(key)
+            Store(copy).delete_pack(pack)
             for pack, key in sorted(there.items())
             if pack in pruned and mine.size(key) is None
         )
@@ -187,7 +194,10 @@ class Scrubbing(Moving):
         """Yield what is wrong with a pack in a store, and with which of its chunks."""
         footer: Mapping[str, Location] = {}
         try:
-            footer = read_footer(store.backend, pack)
+            footer = store.read_footer(pack)
+        except KeyGoneError as error:
+            yield None, str(error)
+            return
         except (ArtifactError, OSError) as error:
             yield None, str(error)
         bases = self.locate(sorted({at.base for at in places.values() if at.base is not None}))
@@ -230,7 +240,7 @@ class Scrubbing(Moving):
             by_pack.setdefault(damage.pack, []).append(damage)
         if replica_url is None or not by_pack:
             return []
-        copy = Store(open_backend(replica_url))
+        copy = Store(open_backend(replica_url), self.store.keyring)
         healed: list[Damage] = []
         # A difference is whole again only once its base is: as often as something comes back.
         left, before = dict(by_pack), -1
@@ -249,6 +259,9 @@ class Scrubbing(Moving):
                 if digest.sha256(data) != self._object_digest(name.split("/")[1]):
                     return False
                 return self.store.backend.put(name, data)
+            wrapped = data_key(name)
+            if self.store.backend.size(wrapped) is None and copy.backend.size(wrapped):
+                self.store.backend.put(wrapped, copy.backend.get(wrapped))
             places = self._places_in(name)
             if any(True for _ in self._problems(copy, name, places)):
                 return False
@@ -357,6 +370,12 @@ def _published(conn: Connection) -> list[tuple[str, str, str]]:
 def _pruned(conn: Connection) -> set[str]:
     leaf = tables.leaf
     return set(conn.execute(sa.select(leaf.c.subject).where(leaf.c.action == "prune")).scalars())
+
+
+def _destroyed(conn: Connection) -> set[str | None]:
+    """Return the scopes whose keys were destroyed on purpose."""
+    table = tables.scope
+    return set(conn.execute(sa.select(table.c.id).where(table.c.state == "shredded")).scalars())
 
 
 def _quarantine(conn: Connection) -> list[sa.Row[Any]]:

@@ -31,14 +31,16 @@ class Session:
         ended: Whether its work was published, and the session closed with it.
         sealed: The packs that it wrote, with their sizes.
         placed: The chunks in them.
+        scope: The scope that they are encrypted in, or nothing.
     """
 
-    def __init__(self, registry: Opened, session: str) -> None:
-        """Open a session under an id that was never used."""
+    def __init__(self, registry: Opened, session: str, scope: str | None = None) -> None:
+        """Open a session under an id that was never used, to write in a scope."""
         self.id = session
         self.ended = False
         self.sealed: dict[str, int] = {}
         self.placed: dict[str, Location] = {}
+        self.scope = scope
         self._known: set[str] = set()
         self._registry = registry
         self._writer: PackWriter | None = None
@@ -101,7 +103,7 @@ class Session:
         if self._writer is None:
             pack = secrets.token_hex(16)
             self._write(packs.open_pack, self.id, pack)
-            self._writer = self._registry.store.open_pack(pack)
+            self._writer = self._registry.store.open_pack(pack, self.scope)
         return self._writer
 
     def _write(

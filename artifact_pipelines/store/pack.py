@@ -18,11 +18,20 @@ from typing import Any
 from blake3 import blake3
 
 from artifact_pipelines.domain import digest
-from artifact_pipelines.errors import CorruptPackError, InvalidFormatError, StoreError
+from artifact_pipelines.errors import (
+    CodecError,
+    CorruptPackError,
+    InvalidFormatError,
+    KeyGoneError,
+    StoreError,
+)
 from artifact_pipelines.store.backend import Backend
 from artifact_pipelines.store.codec import RAW, Bytes
+from artifact_pipelines.store.encryption import DataKey, Keyring
 
 MAGIC = b"APPACK\x00\x01"
+SEALED_MAGIC = b"APPACK\x01\x01"
+"""An encrypted pack begins and ends with this one."""
 FORMAT = "artifact-pipelines/pack/v1"
 MAX_PACK = 256 * 1024 * 1024
 """A session seals a pack at about this size and begins another."""
@@ -63,9 +72,9 @@ def object_key(pack: str) -> str:
     return f"packs/{pack[:2]}/{pack}"
 
 
-def chunk_key(data: Bytes) -> str:
-    """Return the key of a chunk: the BLAKE3 of its bytes."""
-    return blake3(data).hexdigest()
+def chunk_key(data: Bytes, secret: bytes | None = None) -> str:
+    """Return the key of a chunk: the BLAKE3 of its bytes, keyed within an encrypted scope."""
+    return (blake3(data) if secret is None else blake3(data, key=secret)).hexdigest()
 
 
 class PackWriter:
@@ -77,13 +86,15 @@ class PackWriter:
         chunks: Its chunks so far, in their order.
     """
 
-    def __init__(self, backend: Backend, pack: str) -> None:
-        """Begin a pack under an id that was never used."""
+    def __init__(self, backend: Backend, pack: str, key: DataKey | None = None) -> None:
+        """Begin a pack under an id that was never used, encrypted where there is a key."""
         self.pack = pack
+        self._key = key
+        self._magic = MAGIC if key is None else SEALED_MAGIC
         self.size = len(MAGIC)
         self.chunks: dict[str, Location] = {}
         self._writer = backend.create(object_key(pack))
-        self._writer.write(MAGIC)
+        self._writer.write(self._magic)
 
     def has_room(self, length: int) -> bool:
         """Return whether a chunk of a length belongs here and not into another pack."""
@@ -104,9 +115,16 @@ class PackWriter:
             return self.chunks[key]
         if len(self.chunks) >= MAX_CHUNKS:
             raise StoreError(f"pack {self.pack} is full: it has {MAX_CHUNKS} chunks.")
-        location = Location(self.pack, self.size, len(data), len(data))
-        if like is not None:
-            location = replace(like, pack=self.pack, offset=self.size, stored=len(data))
+        location = like or Location("", 0, 0, len(data))
+        if self._key is not None:
+            data = self._key.seal(data, self.size)
+        location = replace(
+            location,
+            pack=self.pack,
+            offset=self.size,
+            stored=len(data),
+            key_id=None if self._key is None else self._key.scope,
+        )
         self._writer.write(memoryview(data))
         self.size += len(data)
         self.chunks[key] = location
@@ -124,7 +142,9 @@ class PackWriter:
                 ],
             }
         )
-        trailer = _TRAILER.pack(blake3(footer).digest(), len(footer), MAGIC)
+        if self._key is not None:
+            footer = self._key.seal(footer, self.size)
+        trailer = _TRAILER.pack(blake3(footer).digest(), len(footer), self._magic)
         self._writer.write(footer + trailer)
         self._writer.commit()
         self.size += len(footer) + len(trailer)
@@ -135,20 +155,21 @@ class PackWriter:
         self._writer.abort()
 
 
-def read_footer(backend: Backend, pack: str) -> dict[str, Location]:
+def read_footer(backend: Backend, pack: str, keyring: Keyring | None = None) -> dict[str, Location]:
     """Return where the chunks of a pack are, by key and in their order.
 
     Raises:
         MissingObjectError: The store has no such pack.
+        KeyGoneError: It is encrypted, and its key is not at hand.
         CorruptPackError: The object is no whole pack of that id.
     """
     key = object_key(pack)
     size = backend.size(key) or 0
     head = backend.get(key, 0, len(MAGIC))
-    if size < len(MAGIC) + _TRAILER.size or head != MAGIC:
+    if size < len(MAGIC) + _TRAILER.size or head not in {MAGIC, SEALED_MAGIC}:
         raise CorruptPackError(pack, "it does not begin like a pack")
     trailer = backend.get(key, size - _TRAILER.size, _TRAILER.size)
-    if len(trailer) != _TRAILER.size or not trailer.endswith(MAGIC):
+    if len(trailer) != _TRAILER.size or not trailer.endswith(head):
         raise CorruptPackError(pack, "it does not end like a pack")
     checksum, length, _ = _TRAILER.unpack(trailer)
     start = size - _TRAILER.size - length
@@ -157,6 +178,13 @@ def read_footer(backend: Backend, pack: str) -> dict[str, Location]:
     footer = backend.get(key, start, length)
     if blake3(footer).digest() != checksum:
         raise CorruptPackError(pack, "its footer does not match its digest")
+    if head == SEALED_MAGIC:
+        if keyring is None:
+            raise KeyGoneError(f"pack {pack} is encrypted, and no keys are at hand.")
+        try:
+            footer = keyring.of(pack).open(footer, start)
+        except CodecError as error:
+            raise CorruptPackError(pack, "its footer does not open with its key") from error
     return _decoded(pack, footer, start)
 
 

@@ -78,6 +78,7 @@ class Scan:
     Attributes:
         path: The path that the file will have in its artifact.
         source: Where its bytes are.
+        secret: The key of its chunk keys, within an encrypted scope.
         chunk_map: The chunks so far: key and length.
         size: The bytes so far.
         sha256: The SHA-256 of the file, once every window was taken.
@@ -85,6 +86,7 @@ class Scan:
 
     path: str
     source: Path | bytes
+    secret: bytes | None = None
     chunk_map: list[tuple[str, int]] = field(default_factory=list)
     size: int = 0
     sha256: str = ""
@@ -104,7 +106,7 @@ class Scan:
         with _opened(self.source) as source:
             spans = _spans(chunking.cuts(source.read, source.size))
             hashed = _at_once if source.size <= _SLICE else _one_ahead
-            for chunks in hashed(source, spans, whole):
+            for chunks in hashed(source, spans, whole, self.secret):
                 self.chunk_map += [(chunk.key, len(chunk.data)) for chunk in chunks]
                 self.size += sum(len(chunk.data) for chunk in chunks)
                 yield chunks
@@ -210,7 +212,10 @@ def _spans(cuts: Iterator[chunking.Cut]) -> Iterator[list[chunking.Cut]]:
 
 
 def _at_once(
-    source: _Source, spans: Iterator[list[chunking.Cut]], whole: Hash
+    source: _Source,
+    spans: Iterator[list[chunking.Cut]],
+    whole: Hash,
+    secret: bytes | None,
 ) -> Iterator[list[ChunkData]]:
     """Yield the windows of a small source, hashed here: a thread would cost more."""
     for span in spans:
@@ -218,13 +223,16 @@ def _at_once(
         source.fill(view, span[0].offset)
         whole.update(view)
         yield [
-            ChunkData(chunk_key(data), data)
+            ChunkData(chunk_key(data, secret), data)
             for data in (view[cut.offset - span[0].offset :][: cut.length] for cut in span)
         ]
 
 
 def _one_ahead(
-    source: _Source, spans: Iterator[list[chunking.Cut]], whole: Hash
+    source: _Source,
+    spans: Iterator[list[chunking.Cut]],
+    whole: Hash,
+    secret: bytes | None,
 ) -> Iterator[list[ChunkData]]:
     """Yield windows while the next one is read and hashed.
 
@@ -237,7 +245,7 @@ def _one_ahead(
         def begin(span: list[chunking.Cut]) -> Future[tuple[list[ChunkData], Future[None]]]:
             start = span[0].offset
             view = source.window(start, span[-1].offset + span[-1].length - start)
-            return pool.submit(_fill, source, span, view, hashing, whole)
+            return pool.submit(_fill, source, span, view, hashing, whole, secret)
 
         ahead = begin(next(spans))
         passed: Future[None] | None = None
@@ -261,12 +269,13 @@ def _fill(
     view: memoryview,
     hashing: "InOrder",
     whole: Hash,
+    secret: bytes | None,
 ) -> tuple[list[ChunkData], Future[None]]:
     """Return the chunks of a window, and what is done when the whole digest has passed it."""
     chunks, base = [], span[0].offset
     passed: Future[None] = Future()
     for cut in span:
-        key = blake3()
+        key = blake3() if secret is None else blake3(key=secret)
         stop = cut.offset + cut.length
         for start in range(cut.offset, stop, _SLICE):
             piece = view[start - base : min(start + _SLICE, stop) - base]

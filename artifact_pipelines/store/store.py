@@ -14,14 +14,22 @@ from artifact_pipelines.errors import (
     CodecError,
     CorruptChunkError,
     DigestMismatchError,
+    KeyGoneError,
     MissingObjectError,
     StoreError,
 )
 from artifact_pipelines.store import codec
 from artifact_pipelines.store.backend import Backend
 from artifact_pipelines.store.chunking import MIB
+from artifact_pipelines.store.encryption import Keyring, data_key
 from artifact_pipelines.store.fetching import new_folder, write_file
-from artifact_pipelines.store.pack import Location, PackWriter, chunk_key, object_key
+from artifact_pipelines.store.pack import (
+    Location,
+    PackWriter,
+    chunk_key,
+    object_key,
+    read_footer,
+)
 from artifact_pipelines.store.scanning import Hash, InOrder
 
 _COALESCE = 16 * MIB  # bytes of neighbouring chunks that are read at once
@@ -47,13 +55,30 @@ _Run = list[_Piece]
 class Store:
     """Chunks, files and small objects on one backend."""
 
-    def __init__(self, backend: Backend) -> None:
-        """Use a backend."""
+    def __init__(self, backend: Backend, keyring: Keyring | None = None) -> None:
+        """Use a backend, and the keys of what is encrypted on it."""
         self.backend = backend
+        self.keyring = keyring
 
-    def open_pack(self, pack: str) -> PackWriter:
-        """Return the writer of a new pack."""
-        return PackWriter(self.backend, pack)
+    def open_pack(self, pack: str, scope: str | None = None) -> PackWriter:
+        """Return the writer of a new pack, encrypted within a scope."""
+        return PackWriter(
+            self.backend, pack, None if scope is None else self._keys.create(pack, scope)
+        )
+
+    def delete_pack(self, pack: str) -> bool:
+        """Delete a pack and its data key, and return whether there was a pack."""
+        there = self.backend.delete(object_key(pack))
+        self.backend.delete(data_key(pack))
+        return there
+
+    def read_footer(self, pack: str) -> dict[str, Location]:
+        """Return where the chunks of a pack are, by key and in their order."""
+        return read_footer(self.backend, pack, self.keyring)
+
+    def chunk_key(self, data: codec.Bytes, scope: str | None) -> str:
+        """Return the key of a chunk within a scope, or outside of any."""
+        return chunk_key(data, None if scope is None else self._keys.chunk_secret(scope))
 
     def read_chunk(self, key: str, location: Location, base: Location | None = None) -> codec.Bytes:
         """Return a chunk's bytes, verified.
@@ -67,12 +92,21 @@ class Store:
             CorruptChunkError: It, or its base, is damaged.
             MissingObjectError: A pack or the base is not there.
         """
-        stored = self.stored_bytes(location)
+        stored = self.backend.get(object_key(location.pack), location.offset, location.stored)
         return self._decoded(_Piece(key, location, base), memoryview(stored))
 
     def stored_bytes(self, location: Location) -> bytes:
-        """Return the bytes of a chunk as they are stored, unverified."""
-        return self.backend.get(object_key(location.pack), location.offset, location.stored)
+        """Return the bytes of a chunk as they are coded, decrypted and otherwise unverified."""
+        data = self.backend.get(object_key(location.pack), location.offset, location.stored)
+        if location.key_id is not None:
+            data = self._keys.of(location.pack).open(data, location.offset)
+        return data
+
+    @property
+    def _keys(self) -> Keyring:
+        if self.keyring is None:
+            raise KeyGoneError("something here is encrypted, and no keys are at hand.")
+        return self.keyring
 
     def read_chunks(self, keys: Sequence[str], locate: Locate) -> Iterator[codec.Bytes]:
         """Yield chunks in order, each one verified, while the next ones are read."""
@@ -208,7 +242,7 @@ class Store:
     def _decoded(self, piece: _Piece, stored: memoryview) -> memoryview:
         """Return the bytes behind the stored ones, verified."""
         place, base = piece.place, None
-        if place.key_id is not None or (place.base is not None) != codec.needs_base(place.codec):
+        if (place.base is not None) != codec.needs_base(place.codec):
             raise StoreError(
                 f"chunk {piece.key[:16]} is stored as {place.codec!r} in a way unknown here; "
                 "use a newer version."
@@ -222,10 +256,12 @@ class Store:
                 )
             base = self.read_chunk(str(place.base), piece.base)
         try:
+            if place.key_id is not None:
+                stored = memoryview(self._keys.of(place.pack).open(stored, place.offset))
             data = memoryview(codec.decode(place.codec, stored, place.length, base))
         except CodecError as error:
             raise CorruptChunkError(place.pack, piece.key, "", str(error)) from error
-        actual = chunk_key(data)
+        actual = self.chunk_key(data, place.key_id)
         if actual != piece.key:
             raise CorruptChunkError(place.pack, piece.key, actual)
         return data

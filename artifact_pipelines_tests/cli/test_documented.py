@@ -48,6 +48,7 @@ COMMANDS = {
     "storage scrub": [],
     "storage replicate": ["--to", "memory://documented"],
     "storage strays": [],
+    "scope create": ["other"],
     "audit log": [],
     "audit verify": [],
     "key create": ["bob"],

@@ -451,7 +451,7 @@ def test_a_pack_that_is_gone_is_missing(shelf: Shelf) -> None:
         shelf.read(placed)
 
 
-@pytest.mark.parametrize("changes", [{"codec": "zstd"}, {"base": "00" * 32}, {"key_id": "k"}])
+@pytest.mark.parametrize("changes", [{"codec": "zstd"}, {"base": "00" * 32}])
 def test_an_encoding_of_a_later_version_is_said(shelf: Shelf, changes: dict[str, Any]) -> None:
     (placed,) = shelf.keep({"file": b"some bytes"})
     key = placed[1][0][0]

@@ -364,6 +364,15 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("artifact", "key", name="pk_quarantine"),
     )
     op.create_table(
+        "scope",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("project", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False, comment="active, shredded"),
+        sa.Column("seq", _BIG, nullable=False, comment="the leaf that gave this state"),
+        sa.PrimaryKeyConstraint("id", name="pk_scope"),
+        sa.UniqueConstraint("project", name="uq_scope_project"),
+    )
+    op.create_table(
         "session",
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("lease_until", sa.Double(), nullable=False),
