@@ -7,6 +7,8 @@ WORKERS ?= 2
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# The frameworks are heavy, so they have an environment of their own.
+INTEGRATED := .venv-integrations/.installed
 
 # One thread for numeric libraries: results repeat, and two processes do not fight.
 export OMP_NUM_THREADS = 1
@@ -71,14 +73,14 @@ endef
 test-deep: $(INSTALLED) ## Soaks, kills and simulations that take minutes
 	$(call marked,deep)
 
-test-integrations: $(INSTALLED) ## The tests that need a machine-learning framework
-	$(call marked,integrations)
+test-integrations: $(INTEGRATED) ## The tests that need a machine-learning framework
+	.venv-integrations/bin/pytest -m integrations $(ARGS)
 
 test-ui: $(INSTALLED) ## The tests that drive a browser
 	$(call marked,ui)
 
 clean: ## Remove what make and the tools made; homes with artifacts stay
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-integrations build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -88,4 +90,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "Installing into .venv: a minute or two, once." >&2
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]' >&2
+	@touch $@
+
+$(INTEGRATED): pyproject.toml constraints.txt
+	@test -x .venv-integrations/bin/python || $(PYTHON) -m venv .venv-integrations
+	@echo "Installing the frameworks into .venv-integrations: some minutes, once." >&2
+	@.venv-integrations/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev,integrations]' >&2
 	@touch $@

@@ -23,6 +23,7 @@ from artifact_pipelines.cli import (
     serving,
     starting,
     sweeping,
+    tracing,
     training,
     up,
 )
@@ -139,7 +140,7 @@ app.add_typer(training.checkpoints, name="checkpoint")
 app.add_typer(serving.models, name="model")
 app.add_typer(training.datasets, name="dataset")
 app.add_typer(schemas.schemas, name="schema")
-app.add_typer(training.lineage, name="lineage")
+app.add_typer(tracing.lineage, name="lineage")
 app.add_typer(keeping.retention, name="retention")
 app.add_typer(holding.holds, name="hold")
 app.add_typer(keeping.archive, name="archive")

@@ -1,4 +1,4 @@
-"""The commands about training runs, checkpoints, datasets and lineage."""
+"""The commands about training runs, checkpoints and datasets."""
 
 import os
 from pathlib import Path
@@ -20,20 +20,20 @@ from artifact_pipelines.cli.output import (
     show_table,
     size,
 )
+from artifact_pipelines.cli.tracing import compare_runs, diff_checkpoints
 from artifact_pipelines.errors import ConflictError, SourceError, UnknownArtifactError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from artifact_pipelines.domain.record import Input
     from artifact_pipelines.registry import Registry
-    from artifact_pipelines.registry.reading import Artifact, LineageEdge
+    from artifact_pipelines.registry.reading import Artifact
     from artifact_pipelines.registry.sweeping import PlannedRun
 
 runs = typer.Typer(help="Training runs.", no_args_is_help=True)
 checkpoints = typer.Typer(help="What training runs saved.", no_args_is_help=True)
 datasets = typer.Typer(help="The data that models are trained and judged on.", no_args_is_help=True)
-lineage = typer.Typer(help="What an artifact was made from.", no_args_is_help=True)
 
 Project = Annotated[str | None, typer.Argument(help="One project; all when left out.")]
 Reference = Annotated[
@@ -141,6 +141,10 @@ def list_checkpoints(
         _show_checkpoints("Checkpoints", found)
     else:
         _say_empty("checkpoints")
+
+
+runs.command("compare")(compare_runs)
+checkpoints.command("diff")(diff_checkpoints)
 
 
 @checkpoints.command("show")
@@ -301,40 +305,6 @@ def import_dataset(
         say(f"{made.reference}: {size(made.size)}, content {short(made.content)}.")
 
 
-@lineage.command("show")
-def show_lineage(
-    reference: Reference,
-    *,
-    down: Annotated[
-        bool,
-        typer.Option("--down", help="What was made from it, instead of what it was made from."),
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Show what an artifact was made from; one whose bytes were forgotten still answers."""
-    with reading() as registry:
-        start = registry.find(reference)
-        edges = registry.lineage(start.id, down=down)
-    if as_json:
-        shape = {"down": down, "edges": [shapes.edge(found) for found in edges]}
-        show_json(shapes.artifact(start) | shape)
-        return
-    if not edges:
-        say(f"{start.reference} {'has no descendants' if down else 'was made from nothing'}.")
-        return
-    title = (
-        f"{start.reference}, and what was made from it" if down else f"{start.reference}'s origin"
-    )
-    show_table(
-        title if start.state == "live" else f"{title} (its bytes are {start.state})",
-        ("#depth", "=artifact", "as", "of", "=state"),
-        [
-            (edge.depth, far.reference, _role(edge), near.reference, far.state)
-            for edge, far, near in _once(edges, down=down)
-        ],
-    )
-
-
 def show_planned(planned: "Sequence[PlannedRun]") -> None:
     """Print planned runs as a table."""
     show_table(
@@ -429,22 +399,6 @@ def _show_checkpoints(title: str, found: "list[Artifact] | tuple[Artifact, ...]"
             for one in found
         ],
     )
-
-
-def _once(
-    edges: "list[LineageEdge]", *, down: bool
-) -> "Iterator[tuple[LineageEdge, Artifact, Artifact]]":
-    """Yield each artifact of a lineage once, where it is nearest."""
-    seen = set()
-    for edge in edges:
-        far, near = (edge.child, edge.parent) if down else (edge.parent, edge.child)
-        if far.id not in seen:
-            seen.add(far.id)
-            yield edge, far, near
-
-
-def _role(edge: "LineageEdge") -> str:
-    return edge.role if edge.kind == "observed" else f"{edge.role} ({edge.kind})"
 
 
 def _say_empty(what: str) -> None:

@@ -8,13 +8,13 @@ from artifact_pipelines.registry.attesting import Attesting
 from artifact_pipelines.registry.auditing import Auditing
 from artifact_pipelines.registry.bundling import Bundling
 from artifact_pipelines.registry.comparing import Comparing
+from artifact_pipelines.registry.differing import Differing
 from artifact_pipelines.registry.evaluating import Evaluating
 from artifact_pipelines.registry.lifecycle import Lifecycle
 from artifact_pipelines.registry.opened import parts
 from artifact_pipelines.registry.recalling import Recalling
 from artifact_pipelines.registry.straying import Straying
 from artifact_pipelines.registry.sweeping import Sweeping
-from artifact_pipelines.registry.tensors import Tensors
 
 
 class Registry(
@@ -24,7 +24,7 @@ class Registry(
     Straying,
     Lifecycle,
     Bundling,
-    Tensors,
+    Differing,
     Annotating,
     Recalling,
     Attesting,

@@ -1,6 +1,8 @@
 """A checkpoint's files: tensors as safetensors, and files as a trainer wrote them."""
 
+import json
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -9,7 +11,6 @@ from artifact_pipelines.errors import SourceError, TrainerError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from safetensors import TensorSpec
 
 
 def files_of(path: Path) -> dict[str, Path | bytes]:
@@ -97,36 +98,68 @@ def precision_of(tensors: object) -> list[str]:
     )
 
 
+# In the order in which safetensors writes them: the widest first.
+_TYPES = {
+    "uint64": "U64",
+    "int64": "I64",
+    "float64": "F64",
+    "complex64": "C64",
+    "float32": "F32",
+    "uint32": "U32",
+    "int32": "I32",
+    "bfloat16": "BF16",
+    "float16": "F16",
+    "uint16": "U16",
+    "int16": "I16",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+    "int8": "I8",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
+_ORDER = {name: place for place, name in enumerate(_TYPES)}
+
+
 def save_tensors(what: str, tensors: object) -> bytes:
     """Return arrays by name as the bytes of a safetensors file: the one copy that is made.
+
+    The library makes two copies, which a training would wait for.
 
     Raises:
         TrainerError: There are none, or one is no array that safetensors holds.
     """
-    from safetensors import SafetensorError, serialize
-
     if not isinstance(tensors, Mapping) or not tensors:
         raise TrainerError(f"{what} has no tensors; pass arrays by name, or a path.")
-    alive: list[Any] = []
-    try:
-        specs = {
-            _text(what, name): _spec(what, name, array, alive) for name, array in tensors.items()
-        }
-        return bytes(serialize(specs, metadata=None))
-    except (KeyError, TypeError, ValueError, SafetensorError) as error:
-        raise TrainerError(f"{what} has tensors that safetensors cannot hold: {error}.") from error
+    plain = [(_text(what, name), *_flat(what, name, array)) for name, array in tensors.items()]
+    plain.sort(key=lambda item: (_ORDER[item[1]], item[0]))
+    header, end = {}, 0
+    for name, kind, shape, data in plain:
+        place = [end, end + data.size]
+        header[name] = {"dtype": _TYPES[kind], "shape": list(shape), "data_offsets": place}
+        end += data.size
+    written = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    written += b" " * (-len(written) % 8)
+    return _joined(len(written).to_bytes(8, "little") + written, [item[3] for item in plain], end)
 
 
-def _text(what: str, name: object) -> str:
-    if not isinstance(name, str):
-        raise TrainerError(f"{what}: the tensor {name!r} must be named by a text.")
-    return name
-
-
-def _spec(what: str, name: object, array: Any, alive: list[Any]) -> "TensorSpec":  # noqa: ANN401 (any array)
-    """Return where an array's bytes are; what a view leaves out must not be written."""
+def _joined(head: bytes, arrays: "list[NDArray[Any]]", size: int) -> bytes:
+    """Return bytes with arrays after them, written once."""
     import numpy as np
-    from safetensors import TensorSpec
+
+    whole = np.empty(len(head) + size, np.uint8)
+    whole[: len(head)] = np.frombuffer(head, np.uint8)
+    at = len(head)
+    for data in arrays:
+        whole[at : at + data.size] = data
+        at += data.size
+    # Who reads bytes reads a view of them as well.
+    view: Any = whole.data
+    return view  # type: ignore[no-any-return]
+
+
+def _flat(what: str, name: object, array: Any) -> "tuple[str, tuple[int, ...], NDArray[Any]]":  # noqa: ANN401 (any array)
+    """Return the type and shape of an array, and its bytes without what a view leaves out."""
+    import numpy as np
 
     if _library(array) == "torch":
         if hasattr(array, "full_tensor"):
@@ -135,30 +168,31 @@ def _spec(what: str, name: object, array: Any, alive: list[Any]) -> "TensorSpec"
                 "with torch.distributed.checkpoint and pass the folder."
             )
         plain = array.detach().cpu().contiguous()
-        alive.append(plain)
-        return TensorSpec(
-            dtype=str(plain.dtype).removeprefix("torch."),
-            shape=tuple(plain.shape),
-            data_ptr=plain.data_ptr(),
-            data_len=plain.nbytes,
-        )
-    if not isinstance(array, np.ndarray | np.generic):
+        kind, shape = str(plain.dtype).removeprefix("torch."), tuple(plain.shape)
+        flat = plain.reshape(-1).view(sys.modules["torch"].uint8).numpy()
+    elif isinstance(array, np.ndarray | np.generic):
+        # The file's byte order is little-endian.
+        found = np.asarray(array, order="C")
+        if found.dtype.hasobject or found.dtype.kind not in "biufc":
+            raise TrainerError(
+                f"{what} has tensors that safetensors cannot hold: {name!r} is {found.dtype}."
+            )
+        found = found.astype(found.dtype.newbyteorder("<"), copy=False)
+        kind, shape, flat = found.dtype.name, found.shape, found.reshape(-1).view(np.uint8)
+    else:
         raise TrainerError(
             f"{what}: the tensor {name!r} is a {type(array).__name__}; "
             "pass arrays by name, or the path of a file."
         )
-    found = np.asarray(array, order="C")
-    if found.dtype.hasobject:
-        raise TypeError(f"{name!r} holds Python objects")
-    # The file's byte order is little-endian.
-    found = found.astype(found.dtype.newbyteorder("<"), copy=False)
-    alive.append(found)
-    return TensorSpec(
-        dtype=found.dtype.name,
-        shape=found.shape,
-        data_ptr=found.ctypes.data,
-        data_len=found.nbytes,
-    )
+    if kind not in _TYPES:
+        raise TrainerError(f"{what} has tensors that safetensors cannot hold: {name!r} is {kind}.")
+    return kind, shape, flat
+
+
+def _text(what: str, name: object) -> str:
+    if not isinstance(name, str):
+        raise TrainerError(f"{what}: the tensor {name!r} must be named by a text.")
+    return name
 
 
 def _library(value: object) -> str:

@@ -181,7 +181,7 @@ class _FileSource(_Source):
 
 @contextlib.contextmanager
 def _opened(source: Path | bytes) -> Iterator[_Source]:
-    if isinstance(source, bytes):
+    if not isinstance(source, Path):
         yield _Source(source)
         return
     try:
