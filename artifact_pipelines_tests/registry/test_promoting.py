@@ -1,6 +1,7 @@
 """A pointer moves with proof or not at all."""
 
 import base64
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from artifact_pipelines.errors import (
     PromotionRefusedError,
     UnknownArtifactError,
 )
-from artifact_pipelines.registry import Registry, open_registry
+from artifact_pipelines.registry import Registry, open_registry, steps
 from artifact_pipelines_tests import building
 from artifact_pipelines_tests.building import PROJECT
 
@@ -262,23 +263,32 @@ def test_promoting_what_is_in_place_changes_nothing(registry: Registry) -> None:
     assert [event.seq for event in registry.events(limit=10_000)] == [event.seq for event in leaves]
 
 
-def test_of_many_promoters_one_wins(tmp_path: Path) -> None:
-    home = tmp_path / "home"
+def test_of_64_promoters_one_wins_and_nothing_is_lost(tmp_path: Path) -> None:
+    home, count = tmp_path / "home", 64
     with open_registry(home) as registry:
-        model = building.candidate(registry, "run-1")
+        models = [building.candidate(registry, f"run-{n}", seed=n) for n in range(2)]
+    together = threading.Barrier(count)
 
-    def promote(_: int) -> bool:
+    def promote(number: int) -> bool:
         with open_registry(home) as mine:
+            promotion = mine.promotion(mine.get(models[number % 2].id), "staging")
+            assert next(promotion) == "decided"
+            together.wait(60)
             try:
-                return mine.promote(model.reference, "staging").changed
+                return steps.run(promotion).changed
             except PromotionRefusedError as error:
                 assert "meanwhile" in str(error)  # noqa: PT017  only the losers raise
                 return False
 
-    with ThreadPoolExecutor(8) as pool:
-        won = list(pool.map(promote, range(8)))
+    with ThreadPoolExecutor(count) as pool:
+        won = list(pool.map(promote, range(count)))
 
-    assert won.count(True) == 1
+    with open_registry(home) as registry:
+        (move,) = registry.history(PROJECT, "staging")
+        assert won.count(True) == 1
+        assert move.model == models[won.index(True) % 2]
+        assert registry.resolve("digits@staging").model == move.model
+        assert registry.verify_ledger().problems == ()
 
 
 def test_a_stage_that_serves_nothing_says_so(registry: Registry) -> None:
