@@ -103,6 +103,7 @@ def loose_tensors(layout: Layout, also: Layout) -> list[dict[str, Any]]:
     if not layout.extra:
         return [{}]
     names = ["nobody", *(name for name in also.tensors if name not in layout.tensors)]
+    # Of a type that no reader here takes.
     return [{}, *({name: ("I64", (7,))} for name in names)]
 
 

@@ -71,6 +71,19 @@ def hangs(_: Path, __: Rows) -> list[float]:
         time.sleep(1)
 
 
+def breeds(model: Path, rows: Rows) -> list[float]:
+    """Leave a process behind, in a session of its own."""
+    child = subprocess.Popen(["sleep", "600"], start_new_session=True)  # noqa: S607
+    model.with_name("child").write_text(str(child.pid))
+    return times(model, rows)
+
+
+def swells(model: Path, rows: Rows) -> list[float]:
+    """Take memory for a moment."""
+    taken = len(b"x" * 150_000_000)
+    return [value for value in times(model, rows) if taken]
+
+
 def grows(_: Path, __: Rows) -> list[float]:
     """Take memory without end."""
     kept = []

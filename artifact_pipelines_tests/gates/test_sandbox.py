@@ -100,6 +100,22 @@ def test_an_answer_that_is_too_long_is_none(
         ask(sandbox, "chatters", tmp_path)
 
 
+def test_what_a_job_leaves_behind_ends_with_it_whoever_else_is_at_work(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    # While another sandbox works, an orphan could be that one's.
+    ask(sandbox, "fine", tmp_path)
+    with Sandbox(60, PLENTY) as other:
+        ask(other, "breeds", tmp_path)
+        child = int((tmp_path / "child").read_text())
+
+    deadline = time.monotonic() + 10
+    while alive(child) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not alive(child)
+    assert ask(sandbox, "fine", tmp_path)["passed"] is True
+
+
 @pytest.mark.parametrize("name", ["breeds", "breeds_and_ends"])
 def test_what_a_job_leaves_behind_ends_with_it(tmp_path: Path, name: str) -> None:
     with Sandbox(60, PLENTY) as sandbox:
@@ -109,12 +125,12 @@ def test_what_a_job_leaves_behind_ends_with_it(tmp_path: Path, name: str) -> Non
         assert Path(f"/proc/{child}").exists() == (name == "breeds")
 
     deadline = time.monotonic() + 10
-    while _alive(child) and time.monotonic() < deadline:
+    while alive(child) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert not _alive(child)
+    assert not alive(child)
 
 
-def _alive(process: int) -> bool:
+def alive(process: int) -> bool:
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -185,12 +201,12 @@ def test_everything_goes_when_whoever_asked_is_killed(tmp_path: Path) -> None:
     )
     left = [int(number) for number in done.stdout.split()]
     deadline = time.monotonic() + 10
-    while any(_alive(process) for process in left) and time.monotonic() < deadline:
+    while any(alive(process) for process in left) and time.monotonic() < deadline:
         time.sleep(0.01)
 
     assert done.returncode == -signal.SIGKILL
     assert len(left) == 2
-    assert not [process for process in left if _alive(process)]
+    assert not [process for process in left if alive(process)]
 
 
 def test_memory_is_told_of_a_process_that_is_there() -> None:

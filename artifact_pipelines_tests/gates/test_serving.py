@@ -10,9 +10,11 @@ import pytest
 from artifact_pipelines.domain.gate import Serving
 from artifact_pipelines.domain.policy import Policy
 from artifact_pipelines.domain.verdict import Finding
+from artifact_pipelines.gates import sandbox as sandboxes
 from artifact_pipelines.gates.case import Case
 from artifact_pipelines.gates.sandbox import Sandbox
 from artifact_pipelines.gates.serving import serving_gate
+from artifact_pipelines_tests.gates.test_sandbox import alive
 
 HERE = "artifact_pipelines_tests.gates.served"
 GOLDEN = {"inputs": [{"x": 1.0}, {"x": 2.0}, {"x": 4.0}], "outputs": [3.0, 6.0, 12.0]}
@@ -115,6 +117,27 @@ def test_a_model_that_eats_memory_is_killed(model: Path) -> None:
     finding = served(model, "grows", memory="100MB")
 
     assert finding.reasons == ("the model's own process used more than 100 MB of memory",)
+
+
+def test_memory_that_was_taken_for_a_moment_counts(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As if nobody had looked in that moment.
+    monkeypatch.setattr(sandboxes, "used_memory", lambda *_, **__: 0)
+    finding = served(model, "swells", memory="100MB")
+
+    assert finding.reasons == ("it used more than 100 MB of memory",)
+    assert served(model, "swells", memory="400MB").passed
+
+
+def test_what_a_model_leaves_behind_ends_with_it(model: Path) -> None:
+    assert served(model, "breeds").passed
+    child = int(model.with_name("child").read_text())
+
+    deadline = time.monotonic() + 10
+    while alive(child) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not alive(child)
 
 
 def test_it_is_alone(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
