@@ -667,6 +667,7 @@ _HANDLERS: Mapping[str, Callable[[Transaction, Leaf, Body], None]] = {
     "heal": _heal,
     "prune": _nothing,
     "alarm": _nothing,
+    "drill": _nothing,
     "tag": _tag,
     "annotate": _annotate,
     "alias_set": _alias_set,

@@ -21,6 +21,7 @@ from artifact_pipelines.cli.output import (
 )
 
 if TYPE_CHECKING:
+    from artifact_pipelines.domain.policy import Policy
     from artifact_pipelines.registry import Registry
     from artifact_pipelines.registry.planning import Plan
 
@@ -60,6 +61,52 @@ def plan_retention(
         plan = registry.plan_retention(project)
         _write_page(registry, plan, html)
     _show_plan(shapes.plan(plan), as_json=as_json)
+
+
+@retention.command("backtest")
+def backtest_retention(
+    project: Annotated[str, typer.Argument(help="The project.")],
+    *,
+    policy: Annotated[
+        Path | None,
+        typer.Option("--policy", help="A YAML file with `retention`; the policy in force if none."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a policy would have done from the start; exit 1 where that was used later."""
+    with reading() as registry:
+        found = registry.backtest(project, _tried(registry, project, policy))
+    if as_json:
+        show_json(
+            {
+                "project": found.project,
+                "rounds": found.rounds,
+                "artifacts": found.artifacts,
+                "size_bytes": found.size,
+                "forgotten": found.forgotten,
+                "saved_bytes": found.saved,
+                "used_later": [
+                    {
+                        "reference": regret.reference,
+                        "removed": regret.removed,
+                        "used": regret.used,
+                        "how": regret.how,
+                    }
+                    for regret in found.regrets
+                ],
+            }
+        )
+    else:
+        say(
+            f"Of {found.artifacts} artifacts ({size(found.size)}), {found.forgotten} would have "
+            f"gone by now ({size(found.saved)})."
+        )
+        for regret in found.regrets:
+            say(f"{regret.reference} would have gone on {regret.removed}, but {regret.how}.")
+        if not found.regrets:
+            say("Nothing of that was used afterwards.")
+    if found.regrets:
+        raise typer.Exit(1)
 
 
 @retention.command("show")
@@ -121,6 +168,47 @@ def run_archive(references: References, *, as_json: Json = False) -> None:
     with reading() as registry:
         moved = registry.archive(references, _group_progress)
     _show_moved(shapes.moved(moved), "archived", as_json=as_json)
+
+
+@restore.command("drill")
+def drill_restore(
+    sample: Annotated[int, typer.Option("--sample", min=1, help="How many artifacts.")] = 5,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Bring a sample back, verify and load it; exit 1 where one cannot be had."""
+    with reading() as registry:
+        found = registry.drill(sample, progress=_group_progress)
+        proven = [one for project in registry.projects() for one in registry.proven(project)]
+    failed = any(one.problems for one in found)
+    if as_json:
+        show_json(
+            {
+                "ok": not failed,
+                "drilled": [
+                    {
+                        "reference": one.reference,
+                        "tier": one.tier,
+                        "size_bytes": one.size,
+                        "loaded": one.loaded,
+                        "problems": list(one.problems),
+                    }
+                    for one in found
+                ],
+                "models": [
+                    {"reference": one.reference, "tier": one.tier, "last_proven": one.at}
+                    for one in proven
+                ],
+            }
+        )
+    else:
+        for one in found:
+            said = "; ".join(one.problems) or f"{size(one.size)} verified, {one.loaded} loaded"
+            say(f"{one.reference} ({one.tier}): {said}")
+        never = sum(one.at is None for one in proven)
+        say(f"{len(proven) - never} of {len(proven)} models were proven restorable so far.")
+    if failed:
+        raise typer.Exit(1)
 
 
 @restore.command("run")
@@ -376,6 +464,19 @@ def _show_moved(moved: shapes.Shape, done: str, *, as_json: bool) -> None:
 def _progress(done: int, total: int) -> None:
     if done and done % 100 == 0:
         note(f"{done} of {total} packs")
+
+
+def _tried(registry: "Registry", project: str, file: Path | None) -> "Policy | None":
+    """Return the policy in force with the retention of a file in place of its own."""
+    if file is None:
+        return None
+    import yaml
+
+    from artifact_pipelines.domain.policy import Policy
+
+    found = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    document = registry.policy(project).document()
+    return Policy.of({**document, "retention": found.get("retention", found)})
 
 
 def _write_page(registry: "Registry", plan: "Plan", file: Path | None) -> None:

@@ -217,9 +217,12 @@ def of_plan(plan: Plan) -> Metadata:
         "state": plan.state,
         "kept": len(keep),
         "to_forget": len(forget),
+        "to_slim": len(plan.chosen(Action.SLIM)),
+        "to_archive": len(plan.chosen(Action.ARCHIVE)),
         "megabytes_to_forget": _megabytes(sum(item.size for item in forget)),
         "megabytes_kept": _megabytes(sum(item.size for item in keep)),
-        "next": f"artifact-pipelines retention show {plan.id[:_SHORT]}",
+        "expires": plan.expires,
+        "next": f"artifact-pipelines retention show {plan.id[:_SHORT]} --html plan.html",
     }
     if forget or keep:
         columns = [
@@ -229,7 +232,8 @@ def of_plan(plan: Plan) -> Metadata:
             dg.TableColumn("why", "string"),
             dg.TableColumn("referrers", "string"),
         ]
-        records = [_plan_record(item) for item in (*forget, *keep)[:_ROWS]]
+        moved = [*plan.chosen(Action.SLIM), *plan.chosen(Action.ARCHIVE)]
+        records = [_plan_record(item) for item in (*forget, *moved, *keep)[:_ROWS]]
         found["items"] = dg.MetadataValue.table(records, schema=dg.TableSchema(columns))
     return found
 
@@ -243,6 +247,8 @@ def of_cleanup(applied: Sequence[Applied], refused: Sequence[str], waiting: int)
     return {
         "plans": len(applied),
         "forgotten": sum(len(found.forgotten) for found in applied),
+        "slimmed": sum(len(found.slimmed) for found in applied),
+        "archived": sum(len(found.archived) for found in applied),
         "skipped": len(skipped),
         "refused": len(refused),
         "waiting_for_approval": waiting,

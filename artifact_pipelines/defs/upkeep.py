@@ -110,9 +110,12 @@ def scrub(config: ScrubConfig, registry: RegistryResource) -> Iterator[dg.Materi
 def prune(registry: RegistryResource) -> Iterator[dg.MaterializeResult[Any]]:
     """The packs that nothing could reach, deleted after their grace."""
     with registry.opened() as opened:
+        # Packs that are mostly dead are rewritten first, so that their rest can go.
+        compacted = opened.compact()
         found = opened.prune()
         yield dg.MaterializeResult(
             metadata={
+                "compacted": compacted.packs,
                 "condemned": found.condemned,
                 "deleted": found.deleted,
                 "megabytes_freed": round(found.freed / 1e6, 3),
@@ -174,6 +177,44 @@ def _forgotten(saved: Mapping[str, Any]) -> int:
     return sum(size for rule, size in saved["rules"].items() if rule != "slim")
 
 
+@dg.asset(
+    key=["registry", "restore_drill"],
+    group_name=_GROUP,
+    kinds={"store"},
+    code_version="1",
+    check_specs=[
+        dg.AssetCheckSpec(
+            "restorable",
+            asset=["registry", "restore_drill"],
+            description="What was drawn could be brought back, verified and loaded.",
+        )
+    ],
+)
+def restore_drill(registry: RegistryResource) -> Iterator[dg.MaterializeResult[Any]]:
+    """A sample of checkpoints and models, the long unproven and archived first, brought back."""
+    with registry.opened() as opened:
+        found = opened.drill()
+        proven = [one for project in opened.projects() for one in opened.proven(project)]
+        failed = [f"{one.reference}: {said}" for one in found for said in one.problems]
+        lines = [f"- {one.reference} ({one.tier}): {one.at or 'never'}" for one in proven]
+        yield dg.MaterializeResult(
+            metadata={
+                "drilled": len(found),
+                "megabytes": round(sum(one.size for one in found) / 1e6, 3),
+                "loaded": sum(one.loaded for one in found),
+                "never_proven": sum(one.at is None for one in proven),
+                "last_proven_restorable": dg.MetadataValue.md("\n".join(lines) or "no models yet"),
+            },
+            check_results=[
+                dg.AssetCheckResult(
+                    check_name="restorable",
+                    passed=not failed,
+                    metadata={"problems": dg.MetadataValue.md("\n".join(failed) or "none")},
+                )
+            ],
+        )
+
+
 SCHEDULES = [
     dg.ScheduleDefinition(
         name=name,
@@ -186,6 +227,7 @@ SCHEDULES = [
         ("tree_head_hourly", tree_head, "5 * * * *", "Have the ledger signed every hour."),
         ("prune_daily", prune, "30 4 * * *", "Delete what nothing can reach every night."),
         ("scrub_weekly", scrub, "0 5 * * 0", "Read every stored byte again every week."),
+        ("restore_drill_weekly", restore_drill, "0 7 * * 0", "Rehearse restores every week."),
         ("storage_report_weekly", storage_report, "0 6 * * 1", "Report on storage every week."),
     )
 ]

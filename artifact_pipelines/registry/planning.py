@@ -198,22 +198,22 @@ class Planning(Holding):
         held = self.held()
         for artifact, reason in self._planned(excepted):
             held.setdefault(artifact, []).append(reason)
-        facts = self.catalog.read(_facts, project, policy)
-        items = [_item(row, facts, tuple(held.get(row.id, ()))) for row in facts.rows]
+        known = self.catalog.read(facts, project, policy)
+        items = [_item(row, known, tuple(held.get(row.id, ()))) for row in known.rows]
         today = datetime.fromtimestamp(self.catalog.read(now) if at is None else at, UTC)
         decisions = retention.plan(items, policy.retention, policy.select, today)
         return [
             PlanItem(
                 row.id,
-                _reference(row),
+                reference(row),
                 row.kind,
                 item.size,
                 str(decision.action),
                 decision.rule,
                 decision.reasons,
-                tuple(facts.referrers.get(row.id, ())),
+                tuple(known.referrers.get(row.id, ())),
             )
-            for row, item, decision in zip(facts.rows, items, decisions, strict=True)
+            for row, item, decision in zip(known.rows, items, decisions, strict=True)
         ]
 
     def stale(self, plan: Plan) -> list[str]:
@@ -333,7 +333,8 @@ def _item(row: sa.Row[Any], facts: _Facts, holds: tuple[str, ...]) -> Item:
     )
 
 
-def _facts(conn: Connection, project: str, policy: Policy) -> _Facts:
+def facts(conn: Connection, project: str, policy: Policy) -> _Facts:
+    """Return what a plan of a project is made from."""
     artifact = tables.artifact
     columns = ("id", "kind", "project", "name", "step", "version", "published")
     rows = list(
@@ -343,14 +344,14 @@ def _facts(conn: Connection, project: str, policy: Policy) -> _Facts:
             .order_by(artifact.c.seq)
         )
     )
-    behind = _behind(conn, project)
+    sources = behind(conn, project)
     stages: dict[str, set[str]] = {}
     history = tables.stage_history
     for row in conn.execute(sa.select(history.c.artifact, history.c.stage).distinct()):
-        for one in (row.artifact, *behind.get(row.artifact, ())):
+        for one in (row.artifact, *sources.get(row.artifact, ())):
             stages.setdefault(one, set()).add(row.stage)
     passed = _passed(conn, policy)
-    ready = passed | {one for model in passed for one in behind.get(model, ())}
+    ready = passed | {one for model in passed for one in sources.get(model, ())}
     return _Facts(
         rows,
         _metrics(conn, project, policy),
@@ -363,7 +364,7 @@ def _facts(conn: Connection, project: str, policy: Policy) -> _Facts:
     )
 
 
-def _behind(conn: Connection, project: str) -> dict[str, list[str]]:
+def behind(conn: Connection, project: str) -> dict[str, list[str]]:
     """Return the checkpoints of a project that models were made from, by model."""
     edge, artifact = tables.edge, tables.artifact
     statement = (
@@ -483,11 +484,11 @@ def _referrers(conn: Connection, project: str) -> dict[str, list[str]]:
     )
     found: dict[str, dict[str, None]] = {}
     for row in conn.execute(statement):
-        found.setdefault(row.parent, {})[_reference(row)] = None
+        found.setdefault(row.parent, {})[reference(row)] = None
     return {artifact: list(names) for artifact, names in found.items()}
 
 
-def _reference(row: Any) -> str:  # noqa: ANN401 (a row of whatever columns)
+def reference(row: Any) -> str:  # noqa: ANN401 (a row of whatever columns)
     """Return the text that finds an artifact again."""
     if row.kind == Kind.MODEL:
         return f"{row.project}/v{row.version}"

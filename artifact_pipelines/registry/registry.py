@@ -6,9 +6,11 @@ from pathlib import Path
 from artifact_pipelines.registry.annotating import Annotating
 from artifact_pipelines.registry.attesting import Attesting
 from artifact_pipelines.registry.auditing import Auditing
+from artifact_pipelines.registry.backtesting import Backtesting
 from artifact_pipelines.registry.bundling import Bundling
 from artifact_pipelines.registry.comparing import Comparing
 from artifact_pipelines.registry.differing import Differing
+from artifact_pipelines.registry.drilling import Drilling
 from artifact_pipelines.registry.evaluating import Evaluating
 from artifact_pipelines.registry.lifecycle import Lifecycle
 from artifact_pipelines.registry.opened import parts
@@ -21,6 +23,8 @@ class Registry(
     Evaluating,
     Auditing,
     Sweeping,
+    Backtesting,
+    Drilling,
     Straying,
     Lifecycle,
     Bundling,

@@ -45,6 +45,7 @@ COMMANDS = {
     "hold lift": ["digits/a@2", "--name", "case", "--reason", "closed"],
     "archive run": ["digits/a@1"],
     "restore run": ["digits/a@1"],
+    "restore drill": ["--sample", "2"],
     "prune run": ["--yes"],
     "storage report": [],
     "storage compact": [],

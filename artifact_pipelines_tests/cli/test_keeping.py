@@ -159,3 +159,20 @@ def test_only_some_of_a_checkpoint_is_fetched(
     assert (one.code, two.code, both.code) == (0, 0, 2)
     assert [path.name for path in file.iterdir()] == ["model.safetensors"]
     assert [path.name for path in tensor.iterdir()] == ["tensors.safetensors"]
+
+
+def test_a_policy_is_tried_on_what_has_happened(
+    command: Command, registry: Registry, tmp_path: Path
+) -> None:
+    promoted(registry, "a", seed=1)
+    file = tmp_path / "retention.yaml"
+    file.write_text("retention: {keep: {last: 1, best: 0}, forget_after: 0s}")
+    registry.publish_model(registry.find("digits/a@0"))
+    said = command("retention", "backtest", "digits", "--policy", str(file), "--json")
+    lax = command("retention", "backtest", "digits")
+
+    assert said.code == 1
+    assert ("digits/a@0", "digits/v2 was made from it") in {
+        (regret["reference"], regret["how"]) for regret in said.json()["used_later"]
+    }
+    assert "would have gone by now" in lax.out

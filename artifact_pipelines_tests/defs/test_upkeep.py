@@ -90,6 +90,7 @@ def test_the_platform_has_schedules_and_sensors_that_run() -> None:
         "prune_daily",
         "scrub_weekly",
         "storage_report_weekly",
+        "restore_drill_weekly",
     }
     assert {found.default_status for found in schedules.values()} == {
         dg.DefaultScheduleStatus.RUNNING
@@ -97,3 +98,24 @@ def test_the_platform_has_schedules_and_sensors_that_run() -> None:
     assert all(found.description for found in schedules.values())
     assert [found.name for found in defs.sensors or ()] == ["run_failures"]
     dg.Definitions.validate_loadable(defs)
+
+
+def test_a_restore_drill_says_when_each_model_was_last_proven(world: World) -> None:
+    with world.registry() as registry:
+        model = building.promoted(registry, "run-1")
+    found, checks = shown(world, "restore_drill")
+
+    assert found["drilled"] == 4
+    assert found["never_proven"] == 0
+    assert f"- {model.reference} (hot): 20" in found["last_proven_restorable"]
+    assert checks == {"restorable": True}
+
+
+def test_a_failed_drill_fails_its_check(world: World) -> None:
+    with world.registry() as registry:
+        building.promoted(registry, "run-1")
+        for key in list(registry.store.backend.keys("packs/")):
+            registry.store.backend.delete(key)
+    _, checks = shown(world, "restore_drill")
+
+    assert checks == {"restorable": False}
