@@ -19,6 +19,7 @@ from artifact_pipelines.cli import (
     mirroring,
     proving,
     recalling,
+    receiving,
     schemas,
     serving,
     starting,
@@ -141,6 +142,7 @@ app.add_typer(serving.models, name="model")
 app.add_typer(training.datasets, name="dataset")
 app.add_typer(schemas.schemas, name="schema")
 app.add_typer(tracing.lineage, name="lineage")
+app.add_typer(receiving.inbox, name="inbox")
 app.add_typer(keeping.retention, name="retention")
 app.add_typer(holding.holds, name="hold")
 app.add_typer(keeping.archive, name="archive")

@@ -96,7 +96,7 @@ def test_the_platform_has_schedules_and_sensors_that_run() -> None:
         dg.DefaultScheduleStatus.RUNNING
     }
     assert all(found.description for found in schedules.values())
-    assert [found.name for found in defs.sensors or ()] == ["run_failures"]
+    assert [found.name for found in defs.sensors or ()] == ["run_failures", "inbox"]
     dg.Definitions.validate_loadable(defs)
 
 

@@ -56,8 +56,7 @@ def fill(registry: Registry) -> None:
         registry.finish_run(run, "finished" if name != "fast" else "failed", "")
     model = registry.publish_model(registry.find("digits/slow@2"))
     registry.append("tag", model.id, {"project": "digits", "name": "team", "value": "vision"})
-    text = "Reads Größen well; übermäßig careful."
-    registry.append("annotate", model.id, {"project": "digits", "text": text})
+    registry.annotate(model.id, "Reads Größen well; übermäßig careful.")
 
 
 def found(registry: Registry, query: str) -> list[str]:
@@ -123,6 +122,16 @@ def test_an_error_of_meaning_points_at_the_place_too(registry: Registry) -> None
         registry.search("kind = model order by tags.team")
     with pytest.raises(UnknownArtifactError, match="digits/images@9"):
         registry.search("dataset = digits/images@9")
+
+
+def test_a_note_that_was_erased_is_not_found(registry: Registry) -> None:
+    registry.annotate("digits/slow", "Unheard-of xylophones.")
+    (note,) = registry.annotations(registry.find("digits/slow").id)
+    before = found(registry, '"xylophones"')
+    registry.erase_body(note.seq, "asked for")
+
+    assert before == ["digits/slow"]
+    assert found(registry, '"xylophones"') == []
 
 
 def test_what_is_looked_for_outlives_the_catalog(registry: Registry, tmp_path: Path) -> None:

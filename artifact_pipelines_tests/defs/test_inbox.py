@@ -1,0 +1,40 @@
+"""The sensor of the inbox imports what is complete and says what is not."""
+
+from pathlib import Path
+
+import dagster as dg
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from artifact_pipelines.defs.inbox import INBOX, inbox_sensor
+from artifact_pipelines.registry import open_registry
+from artifact_pipelines.resources import RegistryResource
+
+
+def said(context: dg.SensorEvaluationContext) -> str | None:
+    result = inbox_sensor(context)
+    assert isinstance(result, dg.SkipReason)
+
+    return result.skip_message
+
+
+def test_a_sensor_takes_what_was_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "inbox" / "p" / "outside"
+    run.mkdir(parents=True)
+    (run / "best.safetensors").write_bytes(save({"w": np.ones(2)}))
+    (run / "best.json").write_text('{"step": 3}')
+    (run / "alone.safetensors").write_bytes(save({"w": np.zeros(2)}))
+    monkeypatch.setenv("ARTIFACT_PIPELINES_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv(INBOX, raising=False)
+    context = dg.build_sensor_context(resources={"registry": RegistryResource()})
+    silent = said(context)
+    monkeypatch.setenv(INBOX, str(tmp_path / "inbox"))
+    first, second = said(context), said(context)
+    with open_registry(tmp_path / "home") as registry:
+        found = [item.reference for item in registry.checkpoints("p")]
+
+    assert silent == f"{INBOX} names no folder."
+    assert first == "1 imported, 0 known, 1 waiting, 0 refused"
+    assert second == "0 imported, 1 known, 1 waiting, 0 refused"
+    assert found == ["p/outside@3"]
