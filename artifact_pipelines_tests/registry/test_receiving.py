@@ -31,7 +31,8 @@ def write(folder: Path, files: dict[str, bytes]) -> None:
 def archive() -> bytes:
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as opened:
-        opened.writestr("archive/data.pkl", b"")
+        # Without a time of its own it would be another archive each time.
+        opened.writestr(zipfile.ZipInfo("archive/data.pkl"), b"")
     return data.getvalue()
 
 
