@@ -32,12 +32,12 @@ class Alive:
     chunks: set[str] = field(default_factory=set)
 
 
-def alive(registry: Opened) -> Alive:
-    """Return what is alive by the store alone."""
+def alive(registry: Opened, leaves: int | None = None) -> Alive:
+    """Return what is alive by the store alone, after so many leaves where a number is given."""
     found = Alive()
     shredded: set[str] = set()
     backend = registry.store.backend
-    while backend.size(leaf_key(found.size)) is not None:
+    while found.size != leaves and backend.size(leaf_key(found.size)) is not None:
         stored = digest.parse(backend.get(leaf_key(found.size)))
         leaf = Leaf.decode(stored["envelope"].encode())
         body = {} if stored["body"] is None else digest.parse(stored["body"].encode())

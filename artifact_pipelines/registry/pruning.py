@@ -20,6 +20,8 @@ from artifact_pipelines.registry.steps import Steps
 from artifact_pipelines.store.pack import object_key
 
 DAY: Final = 86_400.0
+BUSY: Final = "the ledger grew while the two counts were compared; run prune again"
+_LOOKS: Final = 5
 _NAMED: Final = 3
 
 
@@ -67,7 +69,8 @@ class Pruning(Applying):
         unneeded = self.catalog.read(_unneeded)
         disagreements = self._disagreements(unneeded, canary)
         if disagreements:
-            self._alarm(disagreements)
+            if disagreements != [BUSY]:
+                self._alarm(disagreements)
             return Pruned(0, 0, 0, 0, tuple(disagreements))
         yield "agreed"
         swept = self._sweep_publications() + self.store.backend.sweep_temporaries(grace)
@@ -115,16 +118,21 @@ class Pruning(Applying):
 
     def _disagreements(self, unneeded: set[str], canary: Artifact) -> list[str]:
         """Return what the catalog and the store say differently about what is alive."""
-        other = alive(self)
-        size, mine, pointers = self.catalog.read(_liveness)
-        if size != other.size:
-            return [f"the catalog has {size} leaves, the store {other.size}"]
-        return [
-            *_differing_kinds(mine, other),
-            *self._differing_stages(pointers, mine, other),
-            *self._dead_canary(canary, mine, other),
-            *self._unmapped(other, unneeded),
-        ]
+        for _ in range(_LOOKS):
+            size, mine, pointers = self.catalog.read(_liveness)
+            self.export_leaves()
+            other = alive(self, size)
+            if size != other.size:
+                return [f"the catalog has {size} leaves, the store {other.size}"]
+            said = [
+                *_differing_kinds(mine, other),
+                *self._differing_stages(pointers, mine, other),
+                *self._dead_canary(canary, mine, other),
+                *self._unmapped(other, unneeded),
+            ]
+            if not said or self.catalog.read(ledger.head).size == size:
+                return said
+        return [BUSY]  # what differed may be what others did between the looks
 
     def _differing_stages(
         self, pointers: Mapping[str, str], mine: Mapping[str, str], other: Alive
