@@ -14,6 +14,7 @@ import dagster as dg
 
 from artifact_pipelines.errors import ArtifactError
 from artifact_pipelines.registry import Registry, open_registry
+from artifact_pipelines.registry.observing import tell
 from artifact_pipelines.settings import Settings
 
 _GRACE = 30.0  # seconds for a trainer that was asked to stop
@@ -27,6 +28,7 @@ class RegistryResource(dg.ConfigurableResource[None]):
         """Open the registry; what it refuses fails the step with its one sentence."""
         try:
             settings = Settings.from_environment()
+            tell(settings.logs, settings.metrics, spans=settings.spans)
             with open_registry(
                 settings.home,
                 store_url=settings.store_url,

@@ -33,6 +33,9 @@ class Settings:
         dagster_home: The folder of the embedded Dagster instance.
         actor: The name that the ledger shows, as a pseudonym, beside each change.
         sensor_seconds: How often, at most, Dagster's sensors look at the ledger.
+        logs: The form of log lines on standard error, `json` or `text`; none when left out.
+        metrics: The folder where processes leave figures for Prometheus, or nothing.
+        spans: Whether OpenTelemetry gets spans.
     """
 
     home: Path
@@ -43,6 +46,9 @@ class Settings:
     actor: str
     replica_url: str | None = None
     sensor_seconds: int = 30
+    logs: str | None = None
+    metrics: Path | None = None
+    spans: bool = False
 
     @classmethod
     def from_environment(
@@ -84,6 +90,9 @@ class Settings:
             dagster_home=path("DAGSTER_HOME", home / "dagster"),
             actor=given.get("ACTOR") or _user(),
             sensor_seconds=_seconds("SENSOR_SECONDS", given.get("SENSOR_SECONDS", "30")),
+            logs=given.get("LOG"),
+            metrics=_absolute(given["METRICS"], here) if "METRICS" in given else None,
+            spans=given.get("SPANS", "off").lower() in {"1", "on", "true", "yes"},
         )
 
 

@@ -44,6 +44,8 @@ COLUMNS = {
     "edge": ("child", "parent", "role", "kind"),
     "ancestry": ("child", "parent"),
     "metric": ("artifact", "name", "project", "kind", "value"),
+    "parameter": ("artifact", "name", "number", "text"),
+    "words": ("seq", "artifact", "text"),
     "run": ("id", "project", "name", "state", "reason", "seq"),
     "pack": ("id", "state", "session", "version", "size", "condemned_at"),
     "chunk": ("key", "pack", "offset", "stored", "length", "codec", "base", "key_id"),
@@ -77,8 +79,8 @@ class History:
     _rows: Rows = field(default_factory=dict)
     _named: list[tuple[str, float]] = field(default_factory=list)
     _pack: str = ""
+    _behind: str = ""
     _numbers: dict[str, int] = field(default_factory=dict)
-    _behind: dict[str, str | None] = field(default_factory=dict)
     _random: random.Random = field(default_factory=random.Random)
 
     def batches(self, size: int = 20_000) -> Iterator[Rows]:
@@ -102,7 +104,6 @@ class History:
         """Make a project, run by run."""
         data: dict[str, str] = {}
         self._numbers = {}  # no artifact here cites one of another project
-        self._behind = {}
         last: str | None = None
         for number in range(RUNS):
             if number % 5 == 0:
@@ -115,13 +116,17 @@ class History:
     def _dataset(self, project: str, name: str, version: int, cited: list[tuple[str, str]]) -> str:
         facts = f'{{"rows":{1_000 * version}}}'
         files = [(f"{name}.parquet", 5_000_000)]
-        return self._artifact("dataset", project, name, files, cited, facts, version=version)
+        said: dict[str, float] = {"facts.rows": 1_000 * version}
+        return self._artifact(
+            "dataset", project, name, files, cited, facts, version=version, said=said
+        )
 
     def _run(self, project: str, number: int, data: dict[str, str], last: str | None) -> str:
         name = f"run-{number:05d}"
         cited = [(f"dataset:{one}", data[one]) for one in DATASETS]
         resumed = [] if last is None else [("resume", last)]
-        params = f'{{"lr":0.0{self._random.randint(1, 99):02d},"seed":{number}}}'
+        rate = float(f"0.0{self._random.randint(1, 99):02d}")
+        params = f'{{"lr":{rate},"seed":{number}}}'
         nonce = self._digest(project, name)[:32]
         run = self._artifact(
             "training_run",
@@ -131,6 +136,7 @@ class History:
             cited + resumed,
             "{}",
             begun=(params, nonce),
+            said={"params.lr": rate, "params.seed": number},
         )
         files = [("model.safetensors", FILE_BYTES), ("optimizer.safetensors", 2 * FILE_BYTES)]
         parent: str | None = None
@@ -153,6 +159,7 @@ class History:
             [("checkpoint", parent), ("evaluation:images", data["images"]), *cited],
             facts,
             version=number + 1,
+            said={"facts.step": STEPS - 1},
         )
         self.newest[project] = model
         body = (
@@ -175,7 +182,7 @@ class History:
         self._named = named
         return f'{{"metrics":{{{inner}}}}}'
 
-    def _artifact(
+    def _artifact(  # noqa: PLR0913  a form that is filled in
         self,
         kind: str,
         project: str,
@@ -187,6 +194,7 @@ class History:
         at: tuple[str, int] | None = None,
         version: int | None = None,
         begun: tuple[str, str] | None = None,
+        said: dict[str, float] | None = None,
     ) -> str:
         """Add the rows of an artifact and return its id.
 
@@ -222,14 +230,19 @@ class History:
         )
         size = sum(length for _, length in files)
         rows = self._rows
-        checkpoint = next((parent for role, parent in cited if role == "checkpoint"), None)
-        behind = found if kind == "training_run" else run or self._behind.get(str(checkpoint))
-        if kind == "checkpoint":
-            self._behind = {found: behind}
+        if kind == "training_run":
+            self._behind = found
+        behind = None if kind == "dataset" else self._behind
+        rows["parameter"] += [
+            (found, name, float(value), str(value)) for name, value in sorted((said or {}).items())
+        ]
+        if kind != "checkpoint":
+            rows["words"].append((self.seq - 1, found, f"{project}\n{name}\n"))
         rows["artifact"].append(
             (
                 *(found, self.seq - 1, kind, project, name, step, 1, version, content, record),
-                *(session, None, size, time, "live", False, "hot", behind, None),
+                *(session, None, size, time, "live", False, "hot"),
+                *(behind, None),
             )
         )
         rows["artifact_file"] += [
@@ -390,7 +403,7 @@ def _field(value: object) -> str:
         return r"\\x" + value.hex()
     if isinstance(value, bool):
         return "t" if value else "f"
-    return str(value)
+    return str(value).replace("\\", r"\\").replace("\n", r"\n")
 
 
 def _number(value: float) -> str:

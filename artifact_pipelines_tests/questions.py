@@ -91,6 +91,14 @@ QUESTIONS: Mapping[str, Callable[[Registry, Somewhere], object]] = {
     "what was made from an artifact": lambda registry, at: registry.catalog.read(
         lineage.reach, at.leaf, down=True
     ),
+    "a search by project and metric": lambda registry, at: registry.search(
+        f'project = "{at.project}" and kind = checkpoint and metrics.accuracy > 0.97 '
+        "order by metrics.accuracy desc limit 50"
+    ),
+    "a search by two metrics": lambda registry, at: registry.search(
+        f'project = "{at.project}" and kind = checkpoint and metrics.accuracy > 1.0 '
+        "and metrics.loss < 0.99 limit 50"
+    ),
     "where chunks are": lambda registry, _: registry.locate(["0" * 64, "f" * 64]),
 }
 

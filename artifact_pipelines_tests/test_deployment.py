@@ -11,6 +11,8 @@ import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
 
+from artifact_pipelines.registry import open_registry
+from artifact_pipelines.registry.measuring import PREFIX, figures
 from artifact_pipelines_tests.databases import Forwarded, Postgres
 
 ROOT = Path(__file__).parent.parent
@@ -199,3 +201,27 @@ clusters: [{name: test, cluster: {server: "http://127.0.0.1:1"}}]
 contexts: [{name: test, context: {cluster: test, user: test}}]
 users: [{name: test, user: {}}]
 """
+
+
+def test_alerts_are_over_figures_that_exist(tmp_path: Path) -> None:
+    with open_registry(tmp_path / "home", actor="tester") as registry:
+        registry.mark_reported("instance", "events", 0)
+        known = {f"{PREFIX}{figure.name}" for figure in figures(registry)}
+    known |= {f"{PREFIX}work_seconds_count", "up"}
+    (group,) = read(PRODUCTION / "alerts.yaml")["groups"]
+    for rule in group["rules"]:
+        asked = set(re.findall(r"artifact_pipelines_\w+|\bup\b", rule["expr"]))
+
+        assert asked, rule["alert"]
+        assert asked <= known
+        assert rule["labels"]["severity"] in {"page", "ticket"}
+
+
+def test_what_pages_somebody_is_in_the_runbook() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    (group,) = read(PRODUCTION / "alerts.yaml")["groups"]
+    named = {rule["alert"] for rule in group["rules"] if rule["labels"]["severity"] == "page"}
+    tests = {file.stem for file in (ROOT / "artifact_pipelines_tests").rglob("test_*.py")}
+
+    assert named - {"RegistryUnreachable", "StoreErrors"} <= set(re.findall(r"`(\w+)`", page))
+    assert set(re.findall(r"`(test_\w+)`", page)) <= tests

@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 from artifact_pipelines.catalog import tables
 from artifact_pipelines.domain import query as language
 from artifact_pipelines.domain.query import Comparison, Condition, Field, Query, Words
+from artifact_pipelines.domain.record import Kind
 
 Clause = sa.ColumnElement[bool]
 Find = Callable[[str], str]
@@ -48,6 +49,17 @@ def search(conn: Connection, text: str, find: Find, limit: int | None = None) ->
     return list(conn.execute(_Search(conn, text, find).statement(asked, limit)))
 
 
+def projects(conn: Connection) -> list[str]:
+    """Return the projects, each by one step into the index instead of a look at every row."""
+    table = tables.artifact
+    first = sa.select(sa.func.min(table.c.project).label("name"))
+    named = first.cte("named", recursive=True)
+    after = sa.select(sa.func.min(table.c.project)).where(table.c.project > named.c.name)
+    named = named.union_all(sa.select(after.scalar_subquery()).where(named.c.name.is_not(None)))
+    statement = sa.select(named.c.name).where(named.c.name.is_not(None))
+    return sorted(conn.execute(statement).scalars())
+
+
 class _Search:
     """One query on its way to SQL."""
 
@@ -55,17 +67,47 @@ class _Search:
         self.conn = conn
         self.text = text
         self.find = find
+        self.projects: list[str] | None = None
+        self.kinds = [str(kind) for kind in Kind]
 
     def statement(self, asked: Query, limit: int | None) -> sa.Select[Any]:
         statement = sa.select(_ARTIFACT)
         if asked.where is not None:
+            self.scope(asked.where)
             statement = statement.where(self.clause(asked.where))
-        if asked.order is not None:
+        value: sa.ColumnElement[Any] | None = None
+        if asked.order is not None and asked.order.group == "metrics":
+            # Joined, and not looked up for each, so that the index gives the order as well.
+            metric = tables.metric.alias("ordering")
+            here = metric.c.artifact == _ARTIFACT.c.id
+            statement = statement.join(metric, here).where(*self.indexed(metric, asked.order.name))
+            value = metric.c.value
+        elif asked.order is not None:
             value = self.sortable(asked.order)
+        if value is not None:
             statement = statement.where(value.is_not(None))
             statement = statement.order_by(value.desc() if asked.descending else value.asc())
         statement = statement.order_by(_ARTIFACT.c.seq.desc())
         return statement.limit(asked.limit or limit or DEFAULT_LIMIT)
+
+    def scope(self, part: Condition) -> None:
+        """Note the projects and kinds that everything found has to be of."""
+        for one in part.parts if isinstance(part, language.All) else (part,):
+            if isinstance(one, Comparison) and one.operator == "=":
+                if one.field.group == "project":
+                    self.projects = [str(value) for value in one.values]
+                elif one.field.group == "kind":
+                    self.kinds = [str(value) for value in one.values]
+
+    def indexed(self, metric: sa.FromClause, name: str | None) -> list[Clause]:
+        """Return that a metric has a name, with all that its index begins with."""
+        if self.projects is None:
+            self.projects = projects(self.conn)
+        return [
+            metric.c.project.in_(self.projects),
+            metric.c.kind.in_(self.kinds),
+            metric.c.name == name,
+        ]
 
     def clause(self, part: Condition) -> Clause:
         match part:
@@ -90,13 +132,6 @@ class _Search:
     def sortable(self, field: Field) -> sa.ColumnElement[Any]:
         if field.group in _COLUMNS:
             return _COLUMNS[field.group]
-        if field.group == "metrics":
-            metric = tables.metric
-            return (
-                sa.select(metric.c.value)
-                .where(metric.c.artifact == _ARTIFACT.c.id, metric.c.name == field.name)
-                .scalar_subquery()
-            )
         if field.group in {"params", "facts", "code"}:
             table = tables.parameter
             owner = _ARTIFACT.c.id if field.group == "facts" else _ARTIFACT.c.run
@@ -110,11 +145,7 @@ class _Search:
     def _metrics(self, part: Comparison) -> Clause:
         metric = tables.metric
         found = sa.select(metric.c.artifact).where(
-            # Every project and kind is named, so that the index over them serves.
-            metric.c.project.in_(sa.select(tables.artifact.c.project).distinct()),
-            metric.c.kind.in_(["checkpoint", "dataset", "model", "training_run"]),
-            metric.c.name == part.field.name,
-            compared(metric.c.value, part),
+            *self.indexed(metric, part.field.name), compared(metric.c.value, part)
         )
         return _ARTIFACT.c.id.in_(found)
 

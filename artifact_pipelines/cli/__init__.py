@@ -27,6 +27,7 @@ from artifact_pipelines.cli import (
     tracing,
     training,
     up,
+    watching,
 )
 from artifact_pipelines.cli.opening import settings
 from artifact_pipelines.cli.output import Json, complain, note
@@ -158,6 +159,7 @@ app.add_typer(encrypting.scopes, name="scope")
 app.add_typer(auditing.audit, name="audit")
 app.add_typer(auditing.keys, name="key")
 app.add_typer(auditing.catalog, name="catalog")
+app.add_typer(watching.metrics, name="metrics")
 app.add_typer(mirroring.dagster, name="dagster")
 
 

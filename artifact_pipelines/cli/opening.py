@@ -30,8 +30,10 @@ def is_empty(found: Settings) -> bool:
 def writing() -> Iterator["Registry"]:
     """Open the registry, made where there is none."""
     from artifact_pipelines.registry import open_registry
+    from artifact_pipelines.registry.observing import tell
 
     found = settings()
+    tell(found.logs, found.metrics, spans=found.spans)
     with open_registry(
         found.home,
         store_url=found.store_url,

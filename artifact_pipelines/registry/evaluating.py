@@ -20,6 +20,7 @@ from artifact_pipelines.gates.case import Case
 from artifact_pipelines.gates.sandbox import Sandbox
 from artifact_pipelines.registry.describing import Describing
 from artifact_pipelines.registry.keys import SERVICE
+from artifact_pipelines.registry.observing import observed
 from artifact_pipelines.registry.promoting import Promoting
 from artifact_pipelines.registry.publishing import Publishing
 from artifact_pipelines.registry.reading import Artifact
@@ -104,7 +105,8 @@ class Evaluating(Publishing, Promoting, Tracing, Describing):
         if set(policy.required()) <= set(known):
             verdicts = tuple(known[gate] for gate in policy.required())
             return Attempt(checkpoint, model, verdicts, measured(verdicts))
-        findings, code = self._judge(policy, model, baseline, evaluation, sandbox)
+        with observed("gate", project=project, model=model.reference):
+            findings, code = self._judge(policy, model, baseline, evaluation, sandbox)
         verdicts = tuple(
             Verdict(
                 project=project,

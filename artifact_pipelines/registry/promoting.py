@@ -248,6 +248,12 @@ class Promoting(Entrusting):
 
     def promotion(self, model: Artifact, stage: str) -> Steps[Promotion]:
         """Promote a model, step by step."""
+        about = {"project": model.project, "model": model.reference, "stage": stage}
+        return (
+            yield from steps.observed_steps(self._promotion(model, stage), "promotion", **about)
+        )
+
+    def _promotion(self, model: Artifact, stage: str) -> Steps[Promotion]:
         began = time.monotonic()
         current, pointer = self._pointer(model.project, stage)
         if current == model.id:

@@ -60,6 +60,9 @@ class Pruning(Applying):
 
     def pruning(self, grace: float = DAY) -> Steps[Pruned]:
         """Prune, step by step."""
+        return (yield from steps.observed_steps(self._pruning(grace), "prune"))
+
+    def _pruning(self, grace: float) -> Steps[Pruned]:
         self._check_ahead()
         self.export_leaves()
         canary = self._canary()

@@ -197,6 +197,15 @@ class Publishing(Reading):
         Packs come first, then the publish object, then the one transaction that makes the
         artifact visible, then its leaf in the store.
         """
+        record = draft.record
+        about = {"project": record.project, "name": record.name, "step": record.step}
+        return (
+            yield from steps.observed_steps(
+                self._publish(draft), "publish", kind=str(record.kind), **about
+            )
+        )
+
+    def _publish(self, draft: Draft) -> Steps[Artifact]:
         naming.check_paths([*draft.files, *(entry.path for entry, _ in draft.reused)])
         self._check_inputs(draft.record)
         scope = self.scope_of(draft.record.project)

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from artifact_pipelines.catalog import lineage, packs, tables
+from artifact_pipelines.catalog import lineage, packs, search, tables
 from artifact_pipelines.catalog.catalog import Transaction, batches
 from artifact_pipelines.domain import digest, naming
 from artifact_pipelines.domain.manifest import FileEntry
@@ -178,7 +178,7 @@ class Reading(Opened):
 
     def projects(self) -> list[str]:
         """Return the names of the projects that have anything."""
-        return [name for name in self.catalog.read(_projects) if name != CANARY]
+        return [name for name in self.catalog.read(search.projects) if name != CANARY]
 
     def datasets(self, project: str, name: str | None = None) -> list[Artifact]:
         """Return the dataset versions of a project, oldest first."""
@@ -522,17 +522,6 @@ def _begin_reading(tx: Transaction, lease: str, artifact: Artifact) -> None:
             id=lease, artifact=artifact.id, lease_until=tx.now() + READ_LEASE
         )
     )
-
-
-def _projects(conn: Connection) -> list[str]:
-    """Return the projects, each by one step into the index instead of a look at every row."""
-    table = tables.artifact
-    first = sa.select(sa.func.min(table.c.project).label("name"))
-    named = first.cte("named", recursive=True)
-    after = sa.select(sa.func.min(table.c.project)).where(table.c.project > named.c.name)
-    named = named.union_all(sa.select(after.scalar_subquery()).where(named.c.name.is_not(None)))
-    statement = sa.select(named.c.name).where(named.c.name.is_not(None))
-    return sorted(conn.execute(statement).scalars())
 
 
 def _models(conn: Connection, project: str, run: str | None, above: int | None) -> list[Artifact]:

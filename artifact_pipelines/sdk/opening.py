@@ -19,7 +19,9 @@ def settings_of(home: str | Path | None) -> Settings:
 def open_home(settings: Settings) -> "Registry":
     """Open the registry that some settings name."""
     from artifact_pipelines.registry import open_registry
+    from artifact_pipelines.registry.observing import tell
 
+    tell(settings.logs, settings.metrics, spans=settings.spans)
     return open_registry(
         settings.home,
         store_url=settings.store_url,

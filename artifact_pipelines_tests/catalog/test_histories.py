@@ -15,7 +15,18 @@ from artifact_pipelines.domain.publication import Publication
 from artifact_pipelines.domain.record import Record
 from artifact_pipelines_tests.histories import COLUMNS, History, fill
 
-FOLDED = ("artifact", "artifact_file", "edge", "ancestry", "metric", "run", "leaf", "tree_node")
+FOLDED = (
+    "artifact",
+    "artifact_file",
+    "edge",
+    "ancestry",
+    "metric",
+    "parameter",
+    "words",
+    "run",
+    "leaf",
+    "tree_node",
+)
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
