@@ -7,6 +7,7 @@ CPU is what is compared. Loopback has no TLS, and bodies are left unsigned as th
 TLS: the cost of encryption comes on top.
 """
 
+import json
 import os
 import resource
 import sys
@@ -28,10 +29,8 @@ def main() -> int:
     missed = 0
     with tempfile.TemporaryDirectory() as folder, serving(Path(folder) / "seaweedfs") as server:
         url = server.make_bucket("bench")
-        source = Path(folder) / "source.bin"
-        with source.open("wb") as file:
-            for _ in range(SIZE // PIECE):
-                file.write(os.urandom(PIECE))
+        source = Path(folder) / "model.safetensors"
+        write_tensors(source)
         with environment({**server.environ, "AWS_UNSIGNED_PAYLOAD": "true"}):
             backend = S3Backend(f"{url}/alone")
             home = Path(folder) / "home"
@@ -41,7 +40,7 @@ def main() -> int:
                     (
                         "publish, both digests",
                         0.55,
-                        lambda: registry.publish_dataset("bench", "big", {"big.bin": source}),
+                        lambda: registry.publish_dataset("bench", "big", {source.name: source}),
                     ),
                 ):
                     cpu, wall = spent(work)
@@ -53,6 +52,23 @@ def main() -> int:
                         f"({SIZE / 1e6 / wall:.0f} MB/s by the clock)"
                     )
     return int(missed > 0)
+
+
+def write_tensors(path: Path) -> None:
+    """Write a safetensors file of tensors that nobody has stored before."""
+    header = {
+        str(number): {
+            "dtype": "U8",
+            "shape": [PIECE],
+            "data_offsets": [number * PIECE, (number + 1) * PIECE],
+        }
+        for number in range(SIZE // PIECE)
+    }
+    encoded = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        for _ in header:
+            file.write(os.urandom(PIECE))
 
 
 def send(backend: S3Backend, source: Path) -> None:

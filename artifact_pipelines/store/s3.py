@@ -12,7 +12,6 @@ import os
 import random
 import re
 import secrets
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -476,30 +475,36 @@ class _S3Writer(Writer):
         self._key = key
         self._writer = secrets.token_hex(16)
         self._buffer = bytearray()
+        self._filled = 0
+        # Buffers that have arrived are filled again: new memory costs as much as a copy.
+        self._spare: deque[bytearray] = deque()
         self._upload: str | None = None
         self._parts: list[dict[str, Any]] = []
         self._flying: deque[Future[None]] = deque()
         self._pool: ThreadPoolExecutor | None = None
-        self._lock = threading.Lock()
         self._open = True
 
     def write(self, data: bytes | memoryview) -> None:
         self._check_open()
         view = memoryview(data).cast("B")
         while view:
-            room = self._part_size() - len(self._buffer)
-            self._buffer += view[:room]
-            view = view[room:]
-            if len(self._buffer) == self._part_size():
+            if self._filled + len(view) > len(self._buffer):
+                self._make_room(self._filled + len(view))
+            taken = min(len(view), self._part_size() - self._filled)
+            # By way of a view, since a bytearray would copy what is not one once more.
+            memoryview(self._buffer)[self._filled : self._filled + taken] = view[:taken]
+            self._filled += taken
+            view = view[taken:]
+            if self._filled == self._part_size():
                 self._send()
 
     def commit(self) -> None:
         self._check_open()
         try:
             if self._upload is None:
-                placed = self._backend.place(self._key, self._buffer)
+                placed = self._backend.place(self._key, self._buffer[: self._filled])
             else:
-                if self._buffer:
+                if self._filled:
                     self._send()
                 while self._flying:
                     self._flying.popleft().result()
@@ -516,12 +521,20 @@ class _S3Writer(Writer):
         if not self._open:
             return
         self._open = False
-        self._buffer = bytearray()
+        self._buffer, self._filled = bytearray(), 0
+        self._spare.clear()
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
         if self._upload is not None:
             self._backend.drop(self._backend.address(self._key)["Key"], self._upload)
             _living.discard(self._upload)
+
+    def _make_room(self, wanted: int) -> None:
+        """Let the buffer grow with a small object, and at once to a part with a larger one."""
+        size = self._part_size()
+        grown = size if wanted > size // 8 else max(wanted, 2 * len(self._buffer))
+        if grown > len(self._buffer):
+            self._buffer += bytes(grown - len(self._buffer))
 
     def _part_size(self) -> int:
         return PART * (1 + len(self._parts) // _PARTS)
@@ -535,7 +548,10 @@ class _S3Writer(Writer):
                 self._flying.popleft().result()
             part: dict[str, Any] = {"PartNumber": len(self._parts) + 1}
             self._parts.append(part)
-            data, self._buffer = self._buffer, bytearray()
+            data = self._buffer
+            if self._filled < len(data):
+                data = data[: self._filled]
+            self._buffer, self._filled = self._spare.popleft() if self._spare else bytearray(), 0
             assert self._pool is not None  # noqa: S101
             self._flying.append(self._pool.submit(self._send_part, part, data))
         except StoreError:
@@ -563,6 +579,7 @@ class _S3Writer(Writer):
             ),
         )
         part["ETag"] = sent["ETag"]
+        self._spare.append(data)
 
     def _completed(self) -> bool | None:
         """Complete the upload unless the key is taken, and return whether that was done.
