@@ -26,7 +26,7 @@ from artifact_pipelines.registry import steps
 from artifact_pipelines.registry.reading import Artifact, Reading, active_scope
 from artifact_pipelines.registry.sessions import Session
 from artifact_pipelines.registry.steps import Steps
-from artifact_pipelines.store.scanning import Scan
+from artifact_pipelines.store.scanning import Buffers, Scan
 
 Files = Mapping[str, Path | bytes]
 
@@ -213,9 +213,9 @@ class Publishing(Reading):
         session = Session(self, secrets.token_hex(16), scope)
         try:
             yield "session_opened"
-            entries, chunks = [], {}
+            entries, chunks, buffers = [], {}, Buffers()
             for path, source in sorted(draft.files.items()):
-                scan = Scan(path, source, secret)
+                scan = Scan(path, source, secret, buffers)
                 for window in scan.windows():
                     session.take(window)
                 entries.append(scan.entry())

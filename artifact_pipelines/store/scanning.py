@@ -69,6 +69,25 @@ class ChunkData:
     data: memoryview
 
 
+class Buffers:
+    """The memory of two windows, which files that are scanned one after the other share.
+
+    New memory costs as much as a copy, so that each file would pay for it again.
+    """
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._held = deque([memoryview(b""), memoryview(b"")])
+
+    def take(self, length: int, left: int) -> memoryview:
+        """Return room for a window of a file that has some bytes left."""
+        self._held.rotate()
+        if len(self._held[0]) < length:
+            self._held[0] = memoryview(b"")  # given back before more is taken
+            self._held[0] = memoryview(bytearray(min(max(length, WINDOW), left)))
+        return self._held[0][:length]
+
+
 @dataclass(slots=True)
 class Scan:
     """One pass over a file that is offered for storage.
@@ -79,6 +98,7 @@ class Scan:
         path: The path that the file will have in its artifact.
         source: Where its bytes are.
         secret: The key of its chunk keys, within an encrypted scope.
+        buffers: The memory to read it into, shared with no scan that goes on meanwhile.
         chunk_map: The chunks so far: key and length.
         size: The bytes so far.
         sha256: The SHA-256 of the file, once every window was taken.
@@ -87,6 +107,7 @@ class Scan:
     path: str
     source: Path | bytes
     secret: bytes | None = None
+    buffers: Buffers = field(default_factory=Buffers)
     chunk_map: list[tuple[str, int]] = field(default_factory=list)
     size: int = 0
     sha256: str = ""
@@ -103,7 +124,7 @@ class Scan:
         """
         self.chunk_map, self.size = [], 0
         whole = hashlib.sha256()
-        with _opened(self.source) as source:
+        with _opened(self.source, self.buffers) as source:
             spans = _spans(chunking.cuts(source.read, source.size))
             hashed = _at_once if source.size <= _SLICE else _one_ahead
             for chunks in hashed(source, spans, whole, self.secret):
@@ -142,12 +163,12 @@ class _Source:
 class _FileSource(_Source):
     """An open file that is offered for storage."""
 
-    def __init__(self, file: int, name: str) -> None:
+    def __init__(self, file: int, name: str, buffers: Buffers) -> None:
         self._file = file
         self._name = name
         self._found = os.fstat(file)
         self.size = self._found.st_size
-        self._buffers = deque([memoryview(b""), memoryview(b"")])
+        self._buffers = buffers
 
     def read(self, offset: int, length: int) -> bytes:
         data = bytearray(length)
@@ -155,11 +176,7 @@ class _FileSource(_Source):
         return bytes(data)
 
     def window(self, offset: int, length: int) -> memoryview:
-        self._buffers.rotate()
-        if len(self._buffers[0]) < length:
-            self._buffers[0] = memoryview(b"")  # given back before more is taken
-            self._buffers[0] = memoryview(bytearray(min(max(length, WINDOW), self.size - offset)))
-        return self._buffers[0][:length]
+        return self._buffers.take(length, self.size - offset)
 
     def fill(self, view: memoryview, offset: int) -> None:
         while view:
@@ -180,7 +197,7 @@ class _FileSource(_Source):
 
 
 @contextlib.contextmanager
-def _opened(source: Path | bytes) -> Iterator[_Source]:
+def _opened(source: Path | bytes, buffers: Buffers) -> Iterator[_Source]:
     if not isinstance(source, Path):
         yield _Source(source)
         return
@@ -192,7 +209,7 @@ def _opened(source: Path | bytes) -> Iterator[_Source]:
     try:
         if not stat.S_ISREG(os.fstat(file).st_mode):
             raise SourceError(f"{str(source)!r} is not a plain file.")
-        yield _FileSource(file, str(source))
+        yield _FileSource(file, str(source), buffers)
     finally:
         os.close(file)
 
