@@ -14,6 +14,7 @@ from artifact_pipelines.cli import (
     auditing,
     comparing,
     encrypting,
+    exporting,
     holding,
     keeping,
     mirroring,
@@ -133,6 +134,9 @@ auditing.audit.command("erase")(proving.erase)
 auditing.audit.command("witness")(proving.witness_log)
 app.command()(auditing.doctor)
 app.command(epilog=asking.SEARCH)(asking.search)
+app.command()(exporting.export)
+training.runs.command("events")(exporting.events)
+serving.models.command("card")(exporting.card)
 app.command()(starting.init)
 training.runs.command("start")(sweeping.start_runs)
 training.runs.command("withdraw")(sweeping.withdraw_run)

@@ -9,9 +9,9 @@ from artifact_pipelines.registry.auditing import Auditing
 from artifact_pipelines.registry.backtesting import Backtesting
 from artifact_pipelines.registry.bundling import Bundling
 from artifact_pipelines.registry.comparing import Comparing
-from artifact_pipelines.registry.differing import Differing
 from artifact_pipelines.registry.drilling import Drilling
 from artifact_pipelines.registry.evaluating import Evaluating
+from artifact_pipelines.registry.exporting import Exporting
 from artifact_pipelines.registry.lifecycle import Lifecycle
 from artifact_pipelines.registry.opened import parts
 from artifact_pipelines.registry.recalling import Recalling
@@ -29,7 +29,7 @@ class Registry(
     Straying,
     Lifecycle,
     Bundling,
-    Differing,
+    Exporting,
     Annotating,
     Recalling,
     Attesting,
