@@ -84,14 +84,17 @@ def batches(values: list[T], size: int = 500) -> list[list[T]]:
 
 def now(conn: Connection) -> float:
     """Return the database's time in seconds since 1970, never before the newest leaf's."""
-    if conn.dialect.name == "sqlite":
-        clock: sa.ColumnElement[Any] = sa.literal_column("(julianday('now') - 2440587.5) * 86400.0")
-    else:
-        clock = sa.literal_column("extract(epoch from clock_timestamp())")
     head = tables.ledger_head
     mark = sa.select(head.c.time).where(head.c.id == 1).scalar_subquery()
-    found, floor = conn.execute(sa.select(clock, mark)).one()
+    found, floor = conn.execute(sa.select(clock(conn), mark)).one()
     return max(float(found), float(floor or 0.0))
+
+
+def clock(conn: Connection) -> sa.ColumnElement[Any]:
+    """Return the database's own clock in seconds since 1970, as a column."""
+    if conn.dialect.name == "sqlite":
+        return sa.literal_column("(julianday('now') - 2440587.5) * 86400.0").label("clock")
+    return sa.literal_column("extract(epoch from clock_timestamp())").label("clock")
 
 
 class Catalog:

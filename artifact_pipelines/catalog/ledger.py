@@ -5,21 +5,29 @@ gives the change its number, and hands the leaf to `fold.apply`, the same functi
 a rebuild runs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from artifact_pipelines.catalog import fold, tables
-from artifact_pipelines.catalog.catalog import Transaction
+from artifact_pipelines.catalog.catalog import Transaction, clock
 from artifact_pipelines.domain import digest, merkle
 from artifact_pipelines.domain.leaf import Leaf
 from artifact_pipelines.domain.publication import Publication
 from artifact_pipelines.errors import LedgerError
 
+T = TypeVar("T")
+
 HASH_BYTES = 32
+
+_MOVE = (
+    sa.update(tables.ledger_head)
+    .where(tables.ledger_head.c.id == 1)
+    .values(size=sa.bindparam("to"), peaks=sa.bindparam("roots"), time=sa.bindparam("at"))
+)
 
 
 def create(tx: Transaction, origin: str) -> bool:
@@ -35,8 +43,14 @@ def create(tx: Transaction, origin: str) -> bool:
 
 def lock(tx: Transaction) -> sa.Row[Any]:
     """Return the head row, locked: the last lock that a change takes."""
-    statement = sa.select(tables.ledger_head).where(tables.ledger_head.c.id == 1).with_for_update()
+    table = tables.ledger_head
+    statement = sa.select(table, clock(tx.conn)).where(table.c.id == 1).with_for_update()
     return tx.conn.execute(statement).one()
+
+
+def _time(head: sa.Row[Any]) -> float:
+    """Return the time of the next leaf: the clock's when the head was locked, never back."""
+    return max(float(head.clock), float(head.time))
 
 
 def append(
@@ -51,7 +65,7 @@ def append(
     """Append one leaf, apply it to the catalog and return it."""
     head = lock(tx)
     sealed = digest.seal(body)
-    at = tx.now()
+    at = _time(head)
     leaf = Leaf(
         seq=head.size,
         time=timestamp(at),
@@ -60,9 +74,42 @@ def append(
         subject=subject,
         body=digest.sha256(sealed),
     )
-    insert(tx, head, leaf.encode(), sealed, at)
-    fold.apply(tx, leaf, digest.parse(sealed), publication)
+    # What is plain reads back as it is; what is not is applied as a rebuild would read it.
+    said = body if digest.is_plain(body) else digest.parse(sealed)
+    _write(tx, head, leaf, sealed, _project_of(said), at)
+    fold.apply(tx, leaf, said, publication)
     return leaf
+
+
+def append_many(
+    tx: Transaction, entries: Sequence[tuple[str, str, Mapping[str, Any]]], actor: str
+) -> list[Leaf]:
+    """Append leaves of an action, a subject and a body each, apply them and return them.
+
+    They are numbered in this order under one lock, and written in a few statements.
+    """
+    head = lock(tx)
+    at = _time(head)
+    time = timestamp(at)
+    peaks = _peaks(head)
+    leaves, rows, nodes, bodies = [], [], [], []
+    for seq, (action, subject, body) in enumerate(entries, head.size):
+        sealed = digest.seal(body)
+        leaf = Leaf(seq, time, actor, action, subject, digest.sha256(sealed))
+        said = body if digest.is_plain(body) else digest.parse(sealed)
+        envelope, hashed = leaf.encode(), leaf.hash
+        rows.append(_row(leaf, envelope, sealed, hashed, _project_of(said)))
+        nodes += _grow(peaks, seq, hashed)
+        leaves.append(leaf)
+        bodies.append(said)
+    if leaves:
+        tx.conn.execute(sa.insert(tables.leaf), rows)
+        if nodes:
+            tx.conn.execute(sa.insert(tables.tree_node), nodes)
+        _move_head(tx, leaves[-1].seq + 1, peaks, at)
+    for leaf, said in zip(leaves, bodies, strict=True):
+        fold.apply(tx, leaf, said)
+    return leaves
 
 
 def insert(
@@ -72,37 +119,64 @@ def insert(
     leaf = Leaf.decode(envelope)
     if leaf.seq != head.size:
         raise LedgerError(f"leaf {leaf.seq} does not follow leaf {head.size - 1}.")
-    hashed = merkle.leaf_hash(envelope)
-    tx.conn.execute(
-        sa.insert(tables.leaf).values(
-            seq=leaf.seq,
-            time=leaf.time,
-            actor=leaf.actor,
-            action=leaf.action,
-            subject=leaf.subject,
-            project=_project(body),
-            envelope=envelope,
-            body=body,
-            hash=hashed,
-        )
-    )
-    peaks = [
+    project = None if body is None else _project_of(digest.parse(body))
+    _write(tx, head, leaf, body, project, at)
+
+
+def _write(
+    tx: Transaction,
+    head: sa.Row[Any],
+    leaf: Leaf,
+    body: bytes | None,
+    project: str | None,
+    at: float,
+) -> None:
+    envelope, hashed = leaf.encode(), leaf.hash
+    # The values apart from the statement: it is then compiled once in a process.
+    tx.conn.execute(sa.insert(tables.leaf), [_row(leaf, envelope, body, hashed, project)])
+    peaks = _peaks(head)
+    nodes = _grow(peaks, leaf.seq, hashed)
+    if nodes:
+        tx.conn.execute(sa.insert(tables.tree_node), nodes)
+    _move_head(tx, leaf.seq + 1, peaks, at)
+
+
+def _row(
+    leaf: Leaf, envelope: bytes, body: bytes | None, hashed: bytes, project: str | None
+) -> dict[str, Any]:
+    return {
+        "seq": leaf.seq,
+        "time": leaf.time,
+        "actor": leaf.actor,
+        "action": leaf.action,
+        "subject": leaf.subject,
+        "project": project,
+        "envelope": envelope,
+        "body": body,
+        "hash": hashed,
+    }
+
+
+def _peaks(head: sa.Row[Any]) -> list[bytes]:
+    """Return the roots of the complete subtrees that the head row keeps."""
+    return [
         head.peaks[start : start + HASH_BYTES] for start in range(0, len(head.peaks), HASH_BYTES)
     ]
+
+
+def _grow(peaks: list[bytes], index: int, node: bytes) -> list[dict[str, Any]]:
+    """Add a leaf's hash to the peaks, and return the tree nodes that it completes."""
     nodes: list[dict[str, Any]] = []
-    index, node = leaf.seq, hashed
     while index % 2:
         node = merkle.node_hash(peaks.pop(), node)
         index //= 2
         nodes.append({"level": len(nodes) + 1, "index": index, "hash": node})
-    if nodes:
-        tx.conn.execute(sa.insert(tables.tree_node), nodes)
     peaks.append(node)
-    tx.conn.execute(
-        sa.update(tables.ledger_head)
-        .where(tables.ledger_head.c.id == 1)
-        .values(size=leaf.seq + 1, peaks=b"".join(peaks), time=at)
-    )
+    return nodes
+
+
+def _move_head(tx: Transaction, size: int, peaks: list[bytes], at: float) -> None:
+    tx.conn.execute(_MOVE, {"to": size, "roots": b"".join(peaks), "at": at})
 
 
 def head(conn: Connection) -> sa.Row[Any]:
@@ -115,17 +189,17 @@ def head(conn: Connection) -> sa.Row[Any]:
 
 def root(conn: Connection, size: int) -> bytes:
     """Return the root of the tree of the first leaves."""
-    return merkle.root_at(size, _hashes(conn))
+    return _over_nodes(conn, lambda hash_of: merkle.root_at(size, hash_of))
 
 
 def inclusion(conn: Connection, seq: int, size: int) -> list[bytes]:
     """Return the proof that a leaf is in the tree of a size."""
-    return merkle.inclusion_proof(seq, size, _hashes(conn))
+    return _over_nodes(conn, lambda hash_of: merkle.inclusion_proof(seq, size, hash_of))
 
 
 def consistency(conn: Connection, old: int, new: int) -> list[bytes]:
     """Return the proof that the tree of one size is a prefix of the tree of another."""
-    return merkle.consistency_proof(old, new, _hashes(conn))
+    return _over_nodes(conn, lambda hash_of: merkle.consistency_proof(old, new, hash_of))
 
 
 def leaves(conn: Connection, start: int, stop: int) -> list[sa.Row[Any]]:
@@ -150,28 +224,38 @@ def timestamp(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def _hashes(conn: Connection) -> merkle.HashOf:
+def _over_nodes(conn: Connection, make: Callable[[merkle.HashOf], T]) -> T:
+    """Return what is made of the hashes of complete nodes, which are read all at once."""
+    wanted: set[tuple[int, int]] = set()
+
+    def note(level: int, index: int) -> bytes:
+        wanted.add((level, index))
+        return b""
+
+    make(note)
     node, leaf = tables.tree_node, tables.leaf
+    found: dict[tuple[int, int], bytes] = {}
+    leaves = [index for level, index in wanted if level == 0]
+    if leaves:
+        rows = conn.execute(sa.select(leaf.c.seq, leaf.c.hash).where(leaf.c.seq.in_(leaves)))
+        found |= {(0, row.seq): bytes(row.hash) for row in rows}
+    inner = sorted(wanted - {(0, index) for index in leaves})
+    if inner:
+        each = [sa.and_(node.c.level == level, node.c.index == index) for level, index in inner]
+        columns = sa.select(node.c.level, node.c.index, node.c.hash)
+        for level, index, hashed in conn.execute(columns.where(sa.or_(*each))):
+            found[level, index] = bytes(hashed)
+    missing = sorted(wanted - found.keys())
+    if missing:
+        level, index = missing[0]
+        raise LedgerError(f"the ledger lacks the hash of node {level}/{index}.")
+    return make(lambda level, index: found[level, index])
 
-    def hash_of(level: int, index: int) -> bytes:
-        if level:
-            statement = sa.select(node.c.hash).where(node.c.level == level, node.c.index == index)
-        else:
-            statement = sa.select(leaf.c.hash).where(leaf.c.seq == index)
-        found = conn.execute(statement).scalar()
-        if found is None:
-            raise LedgerError(f"the ledger lacks the hash of node {level}/{index}.")
-        return bytes(found)
 
-    return hash_of
-
-
-def _project(body: bytes | None) -> str | None:
-    if body is None:
-        return None
-    found = digest.parse(body)
-    statement = found.get("statement")
+def _project_of(said: Mapping[str, Any]) -> str | None:
+    """Return the project that a body is about, or None."""
+    statement = said.get("statement")
     if isinstance(statement, str):
-        found = digest.parse(statement.encode())
-    project = found.get("project")
+        said = digest.parse(statement.encode())
+    project = said.get("project")
     return project if isinstance(project, str) else None

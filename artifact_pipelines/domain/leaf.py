@@ -51,6 +51,7 @@ is sealed JSON: its fields and a salt, cited by the SHA-256 of its bytes. The bo
 A statement is text beside `key` and `signature` (see `signing`).
 """
 
+import json
 import re
 from dataclasses import InitVar, dataclass, field
 from typing import Final, Self
@@ -107,19 +108,15 @@ class Leaf:
             if not naming.matches(pattern, value):
                 raise InvalidFormatError(f"leaf {self.seq} has no valid {name}: {value!r}.")
         digest.check_sha256(self.body, f"the body of leaf {self.seq}")
-        object.__setattr__(self, "_encoded", stored or digest.canonical(self._document()))
+        object.__setattr__(self, "_encoded", stored or self._canonical())
 
-    def _document(self) -> dict[str, str | int]:
-        """Return the JSON form of the envelope."""
-        return {
-            "format": FORMAT,
-            "seq": self.seq,
-            "time": self.time,
-            "actor": self.actor,
-            "action": self.action,
-            "subject": self.subject,
-            "body": self.body,
-        }
+    def _canonical(self) -> bytes:
+        """Return the envelope as canonical JSON; only the subject may hold what is escaped."""
+        return (
+            f'{{"action":"{self.action}","actor":"{self.actor}","body":"{self.body}",'
+            f'"format":"{FORMAT}","seq":{self.seq},"subject":{json.dumps(self.subject)},'
+            f'"time":"{self.time}"}}'
+        ).encode()
 
     def encode(self) -> bytes:
         """Return the bytes of the envelope."""

@@ -214,5 +214,5 @@ def measured(verdicts: Sequence[Verdict]) -> dict[str, float]:
 def _record_verdicts(
     tx: Transaction, model: str, signed: Sequence[SignedStatement], actor: str
 ) -> None:
-    for statement in signed:
-        ledger.append(tx, action="verdict", subject=model, body=statement.as_body(), actor=actor)
+    entries = [("verdict", model, statement.as_body()) for statement in signed]
+    ledger.append_many(tx, entries, actor)

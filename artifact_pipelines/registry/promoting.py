@@ -389,7 +389,7 @@ class Promoting(Entrusting):
             raise UnknownArtifactError(
                 f"{reference} serves nothing yet; only stages serve, and an alias carries no proof."
             )
-        proof = self.prove(seq)
+        proof = self.prove(seq, newest)
         _, body, signed = proof.verify(self.log_key(proof.size))
         said = SignedStatement.from_body(body).payload
         if signed.get(f"{said['project']}/{said['stage']}") != seq:

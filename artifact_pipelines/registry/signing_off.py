@@ -169,13 +169,13 @@ class SigningOff(Reading):
         with contextlib.suppress(OSError):
             self.keys.see({"size": head.size, "root": head.root.hex(), "note": note})
 
-    def prove(self, seq: int) -> Proof:
-        """Return the proof of a leaf under the newest signed head.
+    def prove(self, seq: int, newest: tuple[TreeHead, str, str] | None = None) -> Proof:
+        """Return the proof of a leaf under the newest signed head, where that is not given.
 
         Raises:
             LedgerError: No signed head covers the leaf.
         """
-        newest = self.newest_head()
+        newest = newest or self.newest_head()
         if newest is None or newest[0].size <= seq:
             raise LedgerError(f"no signed tree head covers leaf {seq} yet.")
         head, note, pointers = newest
