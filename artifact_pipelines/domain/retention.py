@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Final
 
 from artifact_pipelines.domain.keeping import NEVER, Best, Costs, Keep, Retention, Rule
+from artifact_pipelines.domain.part import written
 from artifact_pipelines.domain.policy import Select
 from artifact_pipelines.domain.record import Kind
 
@@ -201,10 +202,11 @@ def _decide(
 def _aged(item: Item, terms: _Terms, prices: Costs | None, age: timedelta) -> Decision:
     """Return what becomes of an item that nothing keeps, by its age."""
     if terms.forget_after is not None and age >= terms.forget_after:
-        why = f"nothing keeps it and it is older than {terms.forget_after}"
+        why = f"nothing keeps it and it is older than {written(terms.forget_after)}"
         return Decision(item.id, Action.FORGET, terms.named("forget_after"), (why,))
     if terms.slim_after is not None and age >= terms.slim_after and item.training_bytes:
-        why = f"nothing keeps what only training needs and it is older than {terms.slim_after}"
+        limit = written(terms.slim_after)
+        why = f"nothing keeps what only training needs and it is older than {limit}"
         return Decision(item.id, Action.SLIM, terms.named("slim_after"), (why,))
     if terms.archive_after is not None and age >= terms.archive_after and not item.archived:
         return _archived(item, terms, prices, age)
@@ -215,7 +217,8 @@ def _aged(item: Item, terms: _Terms, prices: Costs | None, age: timedelta) -> De
 
 def _archived(item: Item, terms: _Terms, prices: Costs | None, age: timedelta) -> Decision:
     """Return that an item moves to the archive, unless it would cost more there."""
-    reasons = [f"nothing needs it at hand and it is older than {terms.archive_after}"]
+    limit = written(terms.archive_after or timedelta())
+    reasons = [f"nothing needs it at hand and it is older than {limit}"]
     if prices is not None:
         left = None if terms.forget_after is None else terms.forget_after - age
         hot, cold = costs(item, prices, left)
@@ -280,7 +283,7 @@ def _regular(ordered: Sequence[Item], keep: Keep) -> Iterable[tuple[Item, str]]:
     """Yield the items at a distance in steps or in time from one another."""
     if isinstance(keep.every, timedelta):
         for item in _spaced(ordered, keep.every):
-            yield item, f"it is the first one after {keep.every}"
+            yield item, f"it is the first one after {written(keep.every)}"
     elif keep.every is not None:
         for item in ordered:
             if (item.number or 0) % keep.every == 0:
@@ -292,7 +295,7 @@ def _recent(ordered: Sequence[Item], keep: Keep, now: datetime) -> Iterable[tupl
     if keep.within is not None:
         for item in ordered:
             if now - item.published <= keep.within:
-                yield item, f"it is younger than {keep.within}"
+                yield item, f"it is younger than {written(keep.within)}"
     for name, period in _PERIODS.items():
         wanted = getattr(keep, name)
         if wanted is not None:
