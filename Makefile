@@ -15,7 +15,7 @@ export OMP_NUM_THREADS = 1
 export OPENBLAS_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test check lint fmt types layers deps bench test-deep test-integrations test-ui clean
+.PHONY: help demo dev test check lint fmt types layers deps bench test-deep test-integrations test-ui screenshots clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | \
@@ -76,8 +76,22 @@ test-deep: $(INSTALLED) ## Soaks, kills and simulations that take minutes
 test-integrations: $(INTEGRATED) ## The tests that need a machine-learning framework
 	.venv-integrations/bin/pytest -m integrations $(ARGS)
 
+# A browser is the system's; where it cannot be installed, the tests say so and are skipped.
+define browser
+@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev,ui]' >&2
+@command -v chromium >/dev/null || command -v chrome >/dev/null || [ -n "$$CHROMIUM" ] || { \
+	[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-liberation; \
+	} >&2 || echo "There is no Chromium: install it, or name one in CHROMIUM." >&2
+endef
+
 test-ui: $(INSTALLED) ## The tests that drive a browser
+	$(browser)
 	$(call marked,ui)
+
+screenshots: $(INSTALLED) ## Take the pictures in docs/pictures that the README shows
+	$(browser)
+	$(BIN)/python -m artifact_pipelines_tests.ui.pictures
 
 clean: ## Remove what make and the tools made; homes with artifacts stay
 	rm -rf .venv .venv-integrations build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

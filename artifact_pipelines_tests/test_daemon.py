@@ -58,11 +58,10 @@ class Workspace:
         self.folder = folder / "place"
         self.log = folder / "dagster.log"
         self.folder.mkdir()
-        path = [str(ROOT), str(self.folder / PROJECT)]
         self.environment = {
             **{name: text for name, text in os.environ.items() if "DAGSTER" not in name},
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": os.pathsep.join(path),
+            "PYTHONPATH": str(ROOT),
             "ARTIFACT_PIPELINES_SENSOR_SECONDS": "1",
         }
         del self.environment["ARTIFACT_PIPELINES_HOME"]
@@ -75,11 +74,11 @@ class Workspace:
         """Where everything is."""
         return self.folder / ".artifact-pipelines"
 
-    def run(self, *words: str) -> str:
-        """Run Python in the folder and return what it printed."""
+    def run(self, *words: str, where: str = ".") -> str:
+        """Run Python in the folder, or in one of its folders, and return what it printed."""
         ran = subprocess.run(
             [sys.executable, *words],
-            cwd=self.folder,
+            cwd=self.folder / where,
             env=self.environment,
             capture_output=True,
             text=True,
@@ -155,9 +154,9 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 def test_a_model_trained_elsewhere_arrives_in_staging_once_though_the_daemon_is_killed(
     workspace: Workspace,
 ) -> None:
-    workspace.run("-c", DATA)
+    workspace.run("-c", DATA, where=PROJECT)
     with workspace.dagster() as log:
-        workspace.run("-c", TRAINER, "elsewhere")
+        workspace.run("-c", TRAINER, "elsewhere", where=PROJECT)
         _wait_for(workspace.judged, log)
     killed_before = workspace.staging()
     with workspace.dagster() as log:

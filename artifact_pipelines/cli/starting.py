@@ -203,6 +203,7 @@ def init(
     say(f"{project}/ is a project that trains as it stands, and {WORKSPACE} lists it.")
     note(f"Make it yours: {project}/{package}/defs/{project}/defs.yaml, data.py and train.py.")
     note("Look at it:    dagster dev -w workspace.yaml, then http://127.0.0.1:3000")
+    note(f"Train it:      materialize its datasets, then artifact-pipelines run start {project}")
     note(f"Everything it makes goes to {found.home}.")
 
 

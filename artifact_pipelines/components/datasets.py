@@ -93,6 +93,7 @@ def dataset_asset(project: Project, item: Dataset) -> dg.AssetsDefinition:
 
 
 def _loaded(project: Project, item: Dataset, load: str, params: Mapping[str, Any]) -> Any:  # noqa: ANN401 (the loader decides)
+    project.make_importable()
     function = load_function(load)
     try:
         return function(**params)

@@ -107,7 +107,7 @@ def definitions_of(declared: Declaration, python_path: Path) -> dg.Definitions:
         declared: The project.
         python_path: The folder that its modules are imported from.
     """
-    project = Project(declared)
+    project = Project(declared, python_path)
     return dg.Definitions(
         assets=[
             *(dataset_asset(project, item) for item in declared.datasets),

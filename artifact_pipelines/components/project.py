@@ -1,9 +1,11 @@
 """What the assets of one project share: keys, partitions, tags and how a run is named."""
 
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypedDict
 
 import dagster as dg
@@ -88,12 +90,14 @@ class Project:
 
     Attributes:
         declared: What its YAML says.
+        python_path: The folder that its modules are imported from.
         runs: Its partitions, one per training run.
     """
 
-    def __init__(self, declared: Declaration) -> None:
+    def __init__(self, declared: Declaration, python_path: Path) -> None:
         """Take a declaration's place in the graph."""
         self.declared = declared
+        self.python_path = python_path
         self.runs = runs_of(declared.name)
 
     @property
@@ -121,9 +125,16 @@ class Project:
     @contextmanager
     def opened(self, registry: RegistryResource) -> Iterator[Registry]:
         """Open the registry with the project's policy in force."""
+        self.make_importable()
         with registry.opened() as opened:
             opened.set_policy(self.name, self.declared.policy)
             yield opened
+
+    def make_importable(self) -> None:
+        """Let this process, and those that it starts, import the project's modules."""
+        # Dagster takes the folder out of the path again when it has loaded the definitions.
+        if str(self.python_path) not in sys.path:
+            sys.path.insert(0, str(self.python_path))
 
     def run_name(self, context: dg.AssetExecutionContext) -> str:
         """Return the training run that a step is about: its partition.

@@ -358,14 +358,20 @@ def _picture(points: Sequence[tuple[int, float]]) -> str:
         y = _HEIGHT - _MARGIN - (value - low) / ((high - low) or 1) * height
         return f"{x:.1f},{y:.1f}"
 
-    line = " ".join(place(step, value) for step, value in points)
+    places = [place(step, value) for step, value in points]
+    dots = "".join(
+        '<circle cx="{}" cy="{}" r="3" fill="#4f43dd"/>'.format(*one.split(",")) for one in places
+    )
+    line = " ".join(places)
     text = 'font-family="sans-serif" font-size="11" fill="#555"'
     drawn = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{_HEIGHT}">'
         '<rect width="100%" height="100%" fill="white"/>'
         f'<polyline points="{line}" fill="none" stroke="#4f43dd" stroke-width="2"/>'
+        f"{dots}"
         f'<text x="2" y="{_MARGIN - 8}" {text}>{high:.4g}</text>'
-        f'<text x="2" y="{_HEIGHT - _MARGIN + 16}" {text}>{low:.4g}</text>'
-        f'<text x="{_WIDTH - 90}" y="{_HEIGHT - 6}" {text}>step {last}</text></svg>'
+        f'<text x="2" y="{_HEIGHT - _MARGIN + 12}" {text}>{low:.4g}</text>'
+        f'<text x="{_MARGIN}" y="{_HEIGHT - 2}" {text}>step {first}</text>'
+        f'<text x="{_WIDTH - 70}" y="{_HEIGHT - 2}" {text}>step {last}</text></svg>'
     )
     return "data:image/svg+xml;base64," + base64.b64encode(drawn.encode()).decode()

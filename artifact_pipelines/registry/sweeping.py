@@ -67,9 +67,11 @@ class Sweeping(Publishing):
             ConflictError: A name is taken by a run, a planned run or a dataset.
         """
         naming.check_run(plan)
-        if project not in self.projects():
+        known = self.projects()
+        if project not in known:
             raise UnknownArtifactError(
-                f"there is no project {project!r}; there is {', '.join(self.projects()) or 'none'}."
+                f"there is no project {project!r}; there is {', '.join(known) or 'none'}. "
+                "A new one has to have its datasets materialized first."
             )
         if not 0 < len(runs) <= MOST_RUNS:
             raise ConfigurationError(f"a plan holds 1 to {MOST_RUNS} runs, not {len(runs)}.")

@@ -1,8 +1,11 @@
 """Gates are shown as checks of one run, and stop nothing but a promotion."""
 
-import dagster as dg
+import sys
 
-from artifact_pipelines_tests.world import PROJECT, World
+import dagster as dg
+import pytest
+
+from artifact_pipelines_tests.world import PROJECT, ROOT, World
 
 
 def trained(world: World, run: str = "run-1", **params: object) -> None:
@@ -129,3 +132,13 @@ def test_every_gate_has_a_check_with_a_text(world: World) -> None:
     texts = {key.name for key in specs.check_keys}
 
     assert texts == set(world.policy.required())
+
+
+def test_a_projects_modules_can_be_imported_after_dagster_has_restored_the_path(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.materialize("datasets")
+    monkeypatch.setattr("sys.path", [one for one in sys.path if one not in {str(ROOT), "", "."}])
+    world.materialize("train", "run-1")
+
+    assert str(ROOT) in sys.path
