@@ -340,18 +340,20 @@ def _checks(found: Settings) -> list[tuple[str, str, str]]:
 
 def _home_checks(found: Settings) -> list[tuple[str, str, str]]:
     from artifact_pipelines.catalog import ledger
+    from artifact_pipelines.registry.examining import examine
     from artifact_pipelines.registry.keys import LOG, OWNER, SERVICE
 
     try:
         with writing() as registry:
             head = registry.catalog.read(ledger.head)
+            around = examine(registry)
             newest = registry.newest_head()
             names = set(registry.keys.names())
             folder = registry.keys.root
             scopes = registry.scopes()
     except (ArtifactError, OSError) as error:
         return [("home", "fail", str(error))]
-    checks = [("home", "ok", f"{found.home}: {head.size} leaves.")]
+    checks = [("home", "ok", f"{found.home}: {head.size} leaves."), *around]
     signed = 0 if newest is None else newest[0].size
     waiting = head.size - signed
     checks.append(
