@@ -1,5 +1,7 @@
 """Moving chunks changes where they are and never what an artifact is."""
 
+import errno
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,16 +12,18 @@ import sqlalchemy as sa
 from artifact_pipelines.catalog import moves, packs, tables
 from artifact_pipelines.catalog.catalog import Transaction
 from artifact_pipelines.errors import (
+    ArtifactError,
     GoneError,
     HeldError,
     MoveAbandonedError,
     UnknownArtifactError,
 )
-from artifact_pipelines.registry import Registry
+from artifact_pipelines.registry import Registry, open_registry
 from artifact_pipelines.registry.reading import Artifact
 from artifact_pipelines.registry.steps import Steps
 from artifact_pipelines.store import codec
 from artifact_pipelines.store.pack import Location, object_key
+from artifact_pipelines_tests import faults
 from artifact_pipelines_tests.building import PROJECT, trained
 
 
@@ -529,3 +533,37 @@ def test_archiving_needs_no_more_room_than_it_says(registry: Registry) -> None:
     assert registry.get(made[0].id).tier == "hot"
     assert before == stored(registry)
     assert registry.scrub().ok
+
+
+@pytest.mark.parametrize("stride", [9, pytest.param(1, marks=pytest.mark.deep)])
+def test_a_call_that_fails_in_the_middle_of_a_move_leaves_the_old_state(
+    registry: Registry, stride: int
+) -> None:
+    """The disk fills up, or breaks, at each call of an archive in turn."""
+    made = trained(registry)
+    expected = contents(registry, made[0])
+    failed = 0
+    for number in itertools.count(0, stride):
+        code = (errno.ENOSPC, errno.EIO)[number // stride % 2]
+        with (
+            open_registry(Path(registry.keys.root).parent, actor="tester") as own,
+            faults.at_call(number, faults.failing(code)) as calls,
+        ):
+            try:
+                own.archive(names(made))
+            except (ArtifactError, OSError):
+                failed += 1
+        if number >= len(calls):
+            break
+        if registry.get(made[0].id).tier == "hot":
+            assert codecs(registry, made[0]) == {"raw"}
+        assert contents(registry, made[0]) == expected
+        if registry.get(made[0].id).tier == "cold":
+            registry.restore(names(made))
+
+    assert failed > 2
+    assert registry.get(made[0].id).tier == "cold"
+    assert all(registry.verify(reference).ok for reference in names(made))
+    assert registry.prune(grace=0).disagreements == ()
+    assert all_closed(registry)
+    assert registry.verify_ledger().problems == ()
