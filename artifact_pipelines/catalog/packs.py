@@ -107,8 +107,8 @@ def open_pack(tx: Transaction, session: str, pack: str) -> None:
 def claim(tx: Transaction, session: str, keys: Sequence[str]) -> dict[str, sa.Row[Any]]:
     """Return where the known ones among some chunks are, safe from prune for this session.
 
-    A chunk in a pack that is being deleted counts as absent, and so does one that differs from
-    a chunk in such a pack.
+    A chunk in a pack that is being deleted counts as absent, and so do one that a scrub found
+    damaged and one that differs from either.
     """
     lock_session(tx, session)
     packs = lock(tx, _packs_behind(tx.conn, _chunk_rows(tx.conn, keys)))
@@ -122,6 +122,9 @@ def claim(tx: Transaction, session: str, keys: Sequence[str]) -> dict[str, sa.Ro
         if row.pack in safe
         and (row.base is None or (row.base in bases and bases[row.base].pack in safe))
     }
+    # Whoever has the bytes of a damaged chunk writes them again, and so heals it.
+    hurt = damaged(tx.conn, [*rows, *bases])
+    rows = {key: row for key, row in rows.items() if key not in hurt and row.base not in hurt}
     wanted = sorted(_packs_behind(tx.conn, rows))
     _revive(tx, wanted)
     _insert_ignore(tx, tables.claim, [{"session": session, "pack": pack} for pack in wanted])
@@ -156,6 +159,8 @@ def seal(
         row = packs.get(pack)
         if row is None or row.state != "writing" or row.session != session:
             raise SessionLostError(f"pack {pack} no longer belongs to session {session}.")
+    for part in batches(sorted(damaged(tx.conn, [key for key, _ in placed]))):
+        tx.conn.execute(sa.delete(tables.chunk).where(tables.chunk.c.key.in_(part)))
     map_chunks(tx, placed)
     make_live(tx, sealed)
     found = _chunk_rows(tx.conn, needed)
@@ -171,6 +176,17 @@ def seal(
         raise SessionLostError(f"session {session} lost chunks that it relied on; publish again.")
     _revive(tx, sorted(used - set(sealed)))
     return sorted(used)
+
+
+def damaged(conn: Connection, keys: Iterable[str]) -> dict[str, list[str]]:
+    """Return which of some chunks a scrub found damaged, with the artifacts that they touch."""
+    table = tables.quarantine
+    found: dict[str, list[str]] = {}
+    for part in batches(sorted(set(keys))):
+        statement = sa.select(table.c.key, table.c.artifact).where(table.c.key.in_(part))
+        for row in conn.execute(statement.order_by(table.c.artifact)):
+            found.setdefault(row.key, []).append(row.artifact)
+    return found
 
 
 def map_chunks(tx: Transaction, placed: Sequence[tuple[str, Placed]]) -> None:

@@ -302,6 +302,7 @@ def _commit(
 ) -> None:
     """Make an artifact visible: the only publish point."""
     record = publication.record
+    hurt = packs.damaged(tx.conn, session.placed)
     used = packs.seal(
         tx, session.id, session.sealed, list(session.placed.items()), publication.keys()
     )
@@ -311,6 +312,7 @@ def _commit(
             f"the project {record.project!r} came to be encrypted, or shredded, while this was "
             "written, so nothing of it was published."
         )
+    _heal(tx, session, hurt, actor)
     table = tables.artifact
     if tx.conn.execute(sa.select(table.c.id).where(table.c.id == record.id)).first() is None:
         version = None
@@ -328,6 +330,20 @@ def _commit(
         )
         packs.attach(tx, record.id, used)
     packs.close(tx, session.id)
+
+
+def _heal(tx: Transaction, session: Session, hurt: Mapping[str, Sequence[str]], actor: str) -> None:
+    """Give the artifacts of damaged chunks the whole ones that this session wrote."""
+    whole: dict[str, list[str]] = {}
+    for key, artifacts in hurt.items():
+        for artifact in artifacts:
+            whole.setdefault(artifact, []).append(key)
+    project = tables.artifact.c.project
+    for artifact, keys in sorted(whole.items()):
+        packs.attach(tx, artifact, sorted({session.placed[key].pack for key in keys}))
+        of = tx.conn.execute(sa.select(project).where(tables.artifact.c.id == artifact)).scalar()
+        body = {"project": of, "chunks": sorted(keys)}
+        ledger.append(tx, action="heal", subject=artifact, body=body, actor=actor)
 
 
 def _newest(conn: Connection, record: Record) -> int:

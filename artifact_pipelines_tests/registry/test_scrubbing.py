@@ -132,6 +132,38 @@ def test_what_was_mended_by_hand_is_given_back(registry: Registry) -> None:
     assert registry.read(made.reference, "model.safetensors")
 
 
+@pytest.mark.parametrize("cold", [False, True])
+def test_whoever_publishes_the_bytes_of_a_damaged_chunk_heals_it(
+    registry: Registry, *, cold: bool
+) -> None:
+    made = trained(registry, steps=3)
+    data = registry.read(made[1].reference, "model.safetensors")
+    before = registry.read(made[0].reference, "model.safetensors")
+    if cold:
+        registry.archive([found.reference for found in made])
+        registry.prune(grace=0)
+    flip(registry, place_of(registry, made[1], "model.safetensors")[1])
+    registry.scrub()
+    hurt = set(registry.quarantined())
+    run = registry.start_run(building.PROJECT, "run-9")
+    again = registry.publish_checkpoint(run, {"model.safetensors": data}, step=1)
+    if cold:
+        assert registry.scrub().ok  # what differs from it is found whole again
+
+    assert hurt == ({found.reference for found in made} if cold else {made[1].reference})
+    assert registry.read(again.reference, "model.safetensors") == data
+    assert registry.read(made[1].reference, "model.safetensors") == data
+    assert registry.read(made[0].reference, "model.safetensors") == before
+    assert registry.quarantined() == {}
+    body = {"project": "digits", "plan": None, "rule": "x", "reason": "y", "approver": "z"}
+    registry.append("forget", again.id, body)
+    assert registry.prune(grace=0).disagreements == ()
+    registry.compact(threshold=1.0)
+    registry.prune(grace=0)
+    assert all(registry.verify(found.reference).ok for found in made)
+    assert registry.verify_ledger().problems == ()
+
+
 def test_the_quarantine_is_in_the_ledger(registry: Registry, tmp_path: Path) -> None:
     (made,) = trained(registry, steps=1)
     flip(registry, place_of(registry, made, "model.safetensors")[1])

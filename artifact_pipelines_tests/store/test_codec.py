@@ -111,7 +111,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked() -> None:
     bomb = zstandard.ZstdCompressor().compress(bytes(64 * MIB))
     frame = struct.pack("<I", len(bomb) | 1 << 31) + bomb
 
-    with pytest.raises(CodecError, match="not as long as its block"):
+    with pytest.raises(CodecError, match="a compressed plane is not as long"):
         codec.decode("planes/1", frame, 1_000)
 
 
@@ -119,7 +119,7 @@ def test_a_frame_that_hides_its_size_is_refused() -> None:
     hidden = zstandard.ZstdCompressor(write_content_size=False).compress(bytes(1_000))
     frame = struct.pack("<I", len(hidden) | 1 << 31) + hidden
 
-    with pytest.raises(CodecError, match="not as long as its block"):
+    with pytest.raises(CodecError, match="a compressed plane is not as long"):
         codec.decode("planes/1", frame, 1_000)
 
 
