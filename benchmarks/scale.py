@@ -33,7 +33,7 @@ from artifact_pipelines.registry import Registry
 from artifact_pipelines.registry.keys import KeyFolder
 from artifact_pipelines.store.memory import MemoryBackend
 from artifact_pipelines_tests.databases import Postgres
-from artifact_pipelines_tests.histories import METRICS, History, analyze, fill
+from artifact_pipelines_tests.histories import COLUMNS, METRICS, History, analyze, fill
 from artifact_pipelines_tests.questions import QUESTIONS, Somewhere, full_scans, listening
 
 PROJECT = "project-0000"
@@ -258,6 +258,8 @@ def ask(filled: Filled, report: Report, name: str) -> None:
             asking(registry, somewhere)
         for asked in heard.asked:
             for scan in full_scans(registry, asked):
+                if not any(f" {table}" in scan for table in COLUMNS):
+                    continue  # a table that this history leaves empty is best read whole
                 print(f"  FULL SCAN: {scan}: {asked.text}")
                 report.broken.append(f"{name}: {question}")
 
