@@ -251,6 +251,63 @@ def rollback_stage(
         )
 
 
+@models.command("resolve")
+def resolve_stage(
+    reference: Annotated[str, typer.Argument(help="A stage, such as digits@production.")],
+    known: Annotated[
+        int | None, typer.Option("--known", help="The tag that the last answer had.")
+    ] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Print what a stage serves, proven by the signed log; poll it with the tag it gives."""
+    with reading() as registry:
+        found = registry.poll(reference, known)
+    if as_json:
+        answer: dict[str, Any] = {"stage": reference, "tag": known, "changed": found is not None}
+        if found is not None:
+            answer |= {
+                "tag": found.seq,
+                "reference": found.model.reference,
+                "artifact_id": found.model.id,
+                "content_digest": found.model.content,
+                "pending": found.pending,
+            }
+        show_json(answer)
+    elif found is None:
+        say(f"{reference} is unchanged since leaf {known}.")
+    else:
+        say(f"{reference} is {found.model.reference} (leaf {found.seq}), {found.model.content}.")
+
+
+@models.command("rehearse")
+def rehearse_rollback(
+    pointer: Pointer, stage: Stage = "production", *, as_json: Json = False
+) -> None:
+    """Try a rollback up to the move itself, and print its time; exit 1 where it would fail."""
+    project, stage = _pointer(pointer, stage)
+    with reading() as registry:
+        found = registry.rehearse_rollback(project, stage)
+    if as_json:
+        show_json(
+            {
+                "stage": found.stage,
+                "reference": None if found.model is None else found.model.reference,
+                "ready": not found.reasons,
+                "size_bytes": found.size,
+                "seconds": found.seconds,
+                "reasons": list(found.reasons),
+            }
+        )
+    elif found.model is not None and not found.reasons:
+        said = f"{size(found.size)} read back and verified in {found.seconds:.2f} s"
+        say(f"{found.stage} can go back to {found.model.reference}: {said}.")
+    else:
+        say(f"{found.stage} CANNOT be rolled back: {'; '.join(found.reasons)}")
+    if found.reasons:
+        raise typer.Exit(1)
+
+
 @models.command("history")
 def show_history(
     pointer: Pointer,

@@ -311,12 +311,12 @@ class Promoting(Entrusting):
         what = f"{project}@{stage} may not be rolled back"
         history = self.history(project, stage)
         if to is None:
-            before = _before(history, current)
-            if before is None:
+            former = before(history, current)
+            if former is None:
                 raise PromotionRefusedError(
                     what, ["no whole model was promoted before the one it points at; name one"]
                 )
-            model = before
+            model = former
         else:
             model = self._model(to)
         proofs = [
@@ -504,7 +504,7 @@ class Promoting(Entrusting):
         return (None, 0) if row is None else (row.artifact, row.seq)
 
 
-def _before(history: Sequence[Move], current: str | None) -> Artifact | None:
+def before(history: Sequence[Move], current: str | None) -> Artifact | None:
     """Return the last whole model that was promoted before the current one was."""
     promotions = [move for move in history if move.action == "promote"]
     reached = max((move.seq for move in promotions if move.model.id == current), default=0)

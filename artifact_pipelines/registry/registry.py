@@ -16,6 +16,7 @@ from artifact_pipelines.registry.lifecycle import Lifecycle
 from artifact_pipelines.registry.opened import parts
 from artifact_pipelines.registry.recalling import Recalling
 from artifact_pipelines.registry.receiving import Receiving
+from artifact_pipelines.registry.serving import Serving
 from artifact_pipelines.registry.straying import Straying
 from artifact_pipelines.registry.sweeping import Sweeping
 
@@ -34,6 +35,7 @@ class Registry(
     Recalling,
     Attesting,
     Comparing,
+    Serving,
     Receiving,
 ):
     """Everything that can be done with artifacts; every interface calls this."""

@@ -157,3 +157,29 @@ def test_a_damaged_model_is_not_promoted(command: Command, registry: Registry, h
     assert said.code == 1
     assert "is damaged" in said.err
     assert registry.stages("digits") == {}
+
+
+def test_a_deployment_polls_with_the_tag_it_got(command: Command, registry: Registry) -> None:
+    promoted(registry, "a")
+    first = command("model", "resolve", "digits@production", "--json").json()
+    again = command("model", "resolve", "digits@production", "--known", first["tag"], "--json")
+    promoted(registry, "b", seed=2)
+    moved = command("model", "resolve", "digits@production", "--known", first["tag"], "--json")
+
+    assert (first["reference"], first["changed"]) == ("digits/v1", True)
+    assert again.json() == {"stage": "digits@production", "tag": first["tag"], "changed": False}
+    assert (moved.json()["reference"], moved.json()["tag"] > first["tag"]) == ("digits/v2", True)
+
+
+def test_a_rollback_is_rehearsed(command: Command, registry: Registry, home: Path) -> None:
+    promoted(registry, "a")
+    early = command("model", "rehearse", "digits")
+    promoted(registry, "b", seed=2)
+    ready = command("model", "rehearse", "digits", "--json")
+    damage(registry, home, "digits/v1")
+    broken = command("model", "rehearse", "digits")
+
+    assert (early.code, "CANNOT be rolled back" in early.out) == (1, True)
+    assert (ready.code, ready.json()["reference"]) == (0, "digits/v1")
+    assert ready.json()["size_bytes"] == 8080
+    assert (broken.code, "CANNOT" in broken.out) == (1, True)
