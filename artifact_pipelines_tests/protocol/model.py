@@ -361,6 +361,12 @@ class Protocol:
                 for name, kind in zip(NAMES, state.artifacts, strict=True)
                 for chunk in (chunks_of(name, self.scenario) if kind == "live" else ())
             }
+            # Whoever needs a difference needs its base.
+            wanted |= {
+                found.base
+                for chunk in tuple(wanted)
+                if (found := place(state, chunk)) is not None and found.base is not None
+            }
             copied = sum(
                 1 << bit
                 for bit, chunk in enumerate(CHUNKS)
