@@ -166,9 +166,8 @@ class FileBackend(Backend):
         swept = 0
         for path in self._temporary.iterdir():
             with contextlib.suppress(FileNotFoundError):
-                if time.time() - path.lstat().st_mtime >= older_than and _is_left(path):
-                    path.unlink()
-                    swept += 1
+                if time.time() - path.lstat().st_mtime >= older_than:
+                    swept += _remove_left(path)
         return swept
 
     # For the writers
@@ -212,13 +211,17 @@ class FileBackend(Backend):
 
     def temporary(self) -> tuple[int, Path]:
         """Return a new temporary file, open and locked, and its path."""
-        path = self._temporary / secrets.token_hex(16)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-        file = os.open(path, flags, 0o600)
-        # The lock tells a sweep that the writer lives, however long it sleeps.
-        with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return file, path
+        while True:
+            path = self._temporary / secrets.token_hex(16)
+            file = os.open(path, flags, 0o600)
+            # The lock tells a sweep that the writer lives, however long it sleeps. A sweep
+            # between the opening and the lock takes the file away, and another one is made.
+            with contextlib.suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if os.fstat(file).st_nlink:
+                return file, path
+            os.close(file)
 
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
@@ -395,14 +398,16 @@ def _unstored(path: Path, error: OSError) -> StoreError:
     return StoreError(f"the object {path} could not be stored: {explain(error)}.")
 
 
-def _is_left(path: Path) -> bool:
-    """Return whether no writer holds the lock of a temporary file."""
+def _remove_left(path: Path) -> bool:
+    """Remove a temporary file unless a writer holds its lock, and return whether it went."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return False
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Under the lock, so that a writer that waits for it sees that its file is gone.
+        path.unlink()
     except OSError:
         return False
     finally:

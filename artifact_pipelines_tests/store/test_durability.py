@@ -1,6 +1,7 @@
 """What reaches the disk, in which order, and what happens when it does not."""
 
 import errno
+import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -315,3 +316,24 @@ def test_a_sweep_removes_what_a_dead_writer_left(backend: FileBackend) -> None:
     assert backend.sweep_temporaries(0) == 1
     living.commit()
     assert list(backend.keys()) == ["two"]
+
+
+def test_a_sweep_before_the_lock_takes_nothing_from_a_writer(
+    backend: FileBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = fcntl.flock
+    swept: list[int] = []
+
+    def late(file: int, operation: int) -> None:
+        if not swept:
+            swept.append(0)
+            swept[0] = backend.sweep_temporaries(0)
+        lock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with backend.create("one") as writer:
+        writer.write(b"bytes")
+        writer.commit()
+
+    assert swept == [1]
+    assert backend.get("one") == b"bytes"
