@@ -23,7 +23,7 @@ from artifact_pipelines.errors import ConflictError, StoreError
 from artifact_pipelines.registry import Registry, open_registry
 from artifact_pipelines.registry.reading import Artifact
 from artifact_pipelines.sdk.files import save_tensors
-from artifact_pipelines.sdk.saving import Publisher, Saved
+from artifact_pipelines.sdk.saving import Buffers, Publisher, Saved
 from artifact_pipelines.sdk.state import joined, read_state, split, write_state
 
 
@@ -255,3 +255,39 @@ def test_a_nested_state_comes_back_with_its_arrays(tmp_path: Path) -> None:
 
     assert len(flat) == 4
     assert pformat(again) == pformat(state)
+
+
+def test_memory_comes_back_once_nothing_reads_it() -> None:
+    buffers = Buffers()
+    first = buffers.take(1000)
+    at = first.ctypes.data
+    view = memoryview(first)[10:20]
+    first[:] = 1
+    del first
+    while_read = buffers.take(1000)
+    while_read[:] = 2
+    kept = bytes(view)
+    elsewhere = while_read.ctypes.data
+    del view
+    again = buffers.take(900).ctypes.data
+    small = buffers.take(100).size
+    buffers.close()
+
+    assert elsewhere != at
+    assert kept == b"\1" * 10
+    assert again == at
+    assert small == 100
+
+
+def test_checkpoints_in_memory_that_was_used_before_hold_their_own_weights(
+    registry: Registry,
+) -> None:
+    with start_run("p", "r") as run:
+        for step in range(4):
+            weights = {"w": np.full(50_000 - 7 * step, step, np.float32)}
+            run.checkpoint(weights, step=step, optimizer={"m": weights["w"] + 1}).wait()
+    found = [registry.find(f"p/r@{step}") for step in range(4)]
+
+    for step, one in enumerate(found):
+        held = load(registry.read(one.id, "model.safetensors"))["w"]
+        assert held.tolist() == [step] * (50_000 - 7 * step)

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -120,10 +120,17 @@ _TYPES = {
 _ORDER = {name: place for place, name in enumerate(_TYPES)}
 
 
-def save_tensors(what: str, tensors: object) -> bytes:
+def save_tensors(
+    what: str, tensors: object, memory: "Callable[[int], NDArray[Any]] | None" = None
+) -> bytes:
     """Return arrays by name as the bytes of a safetensors file: the one copy that is made.
 
     The library makes two copies, which a training would wait for.
+
+    Args:
+        what: What they are of, for errors.
+        tensors: The arrays.
+        memory: Returns that many bytes to fill; fresh ones when left out.
 
     Raises:
         TrainerError: There are none, or one is no array that safetensors holds.
@@ -139,14 +146,20 @@ def save_tensors(what: str, tensors: object) -> bytes:
         end += data.size
     written = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     written += b" " * (-len(written) % 8)
-    return _joined(len(written).to_bytes(8, "little") + written, [item[3] for item in plain], end)
+    head = len(written).to_bytes(8, "little") + written
+    return _joined(head, [item[3] for item in plain], (memory or _fresh)(len(head) + end))
 
 
-def _joined(head: bytes, arrays: "list[NDArray[Any]]", size: int) -> bytes:
+def _fresh(size: int) -> "NDArray[Any]":
+    import numpy as np
+
+    return np.empty(size, np.uint8)
+
+
+def _joined(head: bytes, arrays: "list[NDArray[Any]]", whole: "NDArray[Any]") -> bytes:
     """Return bytes with arrays after them, written once."""
     import numpy as np
 
-    whole = np.empty(len(head) + size, np.uint8)
     whole[: len(head)] = np.frombuffer(head, np.uint8)
     at = len(head)
     for data in arrays:

@@ -39,7 +39,7 @@ from artifact_pipelines.sdk.provenance import (
     packages,
     seeds_of,
 )
-from artifact_pipelines.sdk.saving import PENDING_BYTES, Publisher, Saved
+from artifact_pipelines.sdk.saving import PENDING_BYTES, Buffers, Publisher, Saved
 from artifact_pipelines.sdk.state import joined, read_state, split, write_state
 from artifact_pipelines.settings import Settings
 
@@ -125,6 +125,7 @@ class Run:
         self._point = self._saved[max(self._saved)] if self._saved else resume_from
         self._datasets: dict[str, Any] = {}
         self._publisher = Publisher(pending_bytes)
+        self._buffers = Buffers()
         self._closed = False
 
     @property
@@ -238,12 +239,14 @@ class Run:
         try:
             content: Mapping[str, Path | bytes] = {}
             if not as_is:
-                content = {MODEL_FILE: save_tensors(what, weights)}
+                content = {MODEL_FILE: save_tensors(what, weights, self._buffers.take)}
             elif tensors is not None:
                 content = files_of(Path(tensors))
             added: dict[str, Path | bytes] = {}
             if arrays:
-                added[OPTIMIZER_FILE] = save_tensors(f"the optimizer of {what}", arrays)
+                added[OPTIMIZER_FILE] = save_tensors(
+                    f"the optimizer of {what}", arrays, self._buffers.take
+                )
             schedule = state_of(scheduler)
             if not as_is or form is not None or schedule is not None or rng is not None:
                 state = {"step": step, "epoch": epoch, "scheduler": schedule, "rng": rng}
@@ -302,6 +305,7 @@ class Run:
         """Take no more checkpoints, and register those that were handed over."""
         self._closed = True
         self._publisher.close()
+        self._buffers.close()
 
     def _check_open(self) -> None:
         if self.complete:

@@ -1,17 +1,65 @@
 """Publishing in the background: a training goes on while its checkpoint is written."""
 
 import threading
+import weakref
 from collections import deque
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from numpy.typing import NDArray
 
     from artifact_pipelines.registry.reading import Artifact
 
 PENDING_BYTES = 2**31
 """How many bytes of checkpoints may wait; one that is larger waits alone."""
+
+
+_SPARES = 2  # a checkpoint's weights and its optimizer
+_SPARE_SHARE = 2  # how many times its size a checkpoint may take
+
+
+class Buffers:
+    """The memory of checkpoints that were registered, for those that come.
+
+    A fresh buffer costs a page fault for each page that is written first, which a training
+    would wait for at every checkpoint.
+    """
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        # Reentrant: a collection of garbage may give memory back while some is taken.
+        self._lock = threading.RLock()
+        self._spares: list[NDArray[Any]] = []
+        self._closed = False
+
+    def take(self, size: int) -> "NDArray[Any]":
+        """Return bytes to fill, whose memory comes back once nothing refers to them."""
+        import numpy as np
+
+        with self._lock:
+            fitting = [one for one in self._spares if size <= one.size <= size * _SPARE_SHARE]
+            memory = min(fitting, key=lambda one: one.size, default=None)
+            self._spares = [one for one in self._spares if one is not memory]
+        if memory is None:
+            memory = np.empty(size, np.uint8)
+        # What reads the bytes holds this object, not the memory: only its end gives that back.
+        taken = np.frombuffer(memory, np.uint8, count=size)
+        weakref.finalize(taken, self._give_back, memory).atexit = False
+        return taken
+
+    def close(self) -> None:
+        """Keep no memory any longer."""
+        with self._lock:
+            self._closed = True
+            self._spares.clear()
+
+    def _give_back(self, memory: "NDArray[Any]") -> None:
+        with self._lock:
+            if not self._closed:
+                self._spares = [memory, *self._spares][:_SPARES]
 
 
 class Saved:
