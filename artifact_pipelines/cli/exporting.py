@@ -36,3 +36,20 @@ def events(reference: Annotated[str, typer.Argument(help="Such as digits/run-1."
     with reading() as registry:
         for event in registry.run_events(reference):
             typer.echo(json.dumps(event))
+
+
+def reproduce(
+    reference: Annotated[str, typer.Argument(help="Such as digits/run-1.")],
+    to: Annotated[Path, typer.Option("--to", help="The folder to fill; empty or new.")],
+    *,
+    as_json: Json = False,
+) -> None:
+    """Write a script and a lock file that train a run again and compare its checkpoints."""
+    from artifact_pipelines.sdk.repeating import write_reproduction
+
+    with reading() as registry:
+        run = write_reproduction(registry, reference, to)
+    if as_json:
+        show_json({"run": run.reference, "folder": str(to), "script": str(to / "reproduce.py")})
+    else:
+        say(f"To train {run.reference} again: python {to / 'reproduce.py'}")

@@ -4,7 +4,7 @@ import contextlib
 import operator
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
@@ -39,6 +39,7 @@ from artifact_pipelines.sdk.provenance import (
     packages,
     seeds_of,
 )
+from artifact_pipelines.sdk.repeating import DATASET_ROLE, ENVIRONMENT_FILE, repeated
 from artifact_pipelines.sdk.saving import PENDING_BYTES, Buffers, Publisher, Saved
 from artifact_pipelines.sdk.state import joined, read_state, split, write_state
 from artifact_pipelines.settings import Settings
@@ -53,9 +54,7 @@ if TYPE_CHECKING:
 MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
-ENVIRONMENT_FILE = "environment.txt"
 
-_DATASET_ROLE = "dataset:"
 _REASON_LENGTH = 500
 
 
@@ -322,9 +321,9 @@ class Run:
 
     def _read_dataset(self, name: str) -> Any:  # noqa: ANN401 (the dataset's files decide)
         roles = {
-            item.role.removeprefix(_DATASET_ROLE): item.id
+            item.role.removeprefix(DATASET_ROLE): item.id
             for item in self.artifact.record.inputs
-            if item.role.startswith(_DATASET_ROLE)
+            if item.role.startswith(DATASET_ROLE)
         }
         if name not in roles:
             raise UnknownArtifactError(
@@ -442,6 +441,9 @@ def start_run(
         TrainerError: The block saved no checkpoint.
     """
     request = Request(project, name, params or {}, inputs, resume_from, seeds or {})
+    recorded = repeated(project, name)
+    if recorded is not None:
+        request = replace(request, **recorded)
     with running(request, settings_of(home), reuse=reuse, pending_bytes=pending_bytes) as run:
         yield run
 
@@ -568,7 +570,7 @@ def _datasets(registry: "Registry", inputs: Sequence[str] | Mapping[str, str]) -
                 f"two inputs are named {role!r}; pass a mapping with a name for each."
             )
         named[role] = found.id
-    return [Input(f"{_DATASET_ROLE}{role}", artifact) for role, artifact in named.items()]
+    return [Input(f"{DATASET_ROLE}{role}", artifact) for role, artifact in named.items()]
 
 
 def _base(registry: "Registry", reference: str) -> "Artifact":
