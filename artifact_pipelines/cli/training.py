@@ -26,7 +26,6 @@ from artifact_pipelines.errors import ConflictError, SourceError, UnknownArtifac
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from artifact_pipelines.domain.record import Input
     from artifact_pipelines.registry import Registry
     from artifact_pipelines.registry.reading import Artifact
     from artifact_pipelines.registry.sweeping import PlannedRun
@@ -217,8 +216,12 @@ def import_checkpoint(
     facts = {"metrics": dict(_metric(text) for text in metric or ())}
     files = _files(path)
     with writing() as registry:
-        started = _imported_run(registry, project, run, _dataset_inputs(registry, dataset or ()))
+        trained_on = [_dataset(registry, reference) for reference in dataset or ()]
+        started = _imported_run(registry, project, run)
         made = registry.publish_checkpoint(started, files, step=step, facts=facts)
+        # Nobody here saw that it was trained on them: it is said.
+        for one in trained_on:
+            registry.declare(started.id, one.id, f"dataset:{one.name}")
         registry.finish_run(started, "finished")
     if as_json:
         show_json(shapes.artifact(made))
@@ -446,16 +449,14 @@ def _files(path: Path) -> dict[str, Path | bytes]:
     return found
 
 
-def _dataset_inputs(registry: "Registry", references: "list[str] | tuple[()]") -> "list[Input]":
-    from artifact_pipelines.domain.record import Input
+def _dataset(registry: "Registry", reference: str) -> "Artifact":
+    found = registry.find(reference)
+    if found.kind != "dataset":
+        raise SourceError(f"{reference} is a {_kind(found)}, not a dataset.")
+    return found
 
-    found = [registry.find(reference) for reference in references]
-    return [Input(f"dataset:{dataset.name}", dataset.id) for dataset in found]
 
-
-def _imported_run(
-    registry: "Registry", project: str, name: str, inputs: "list[Input]"
-) -> "Artifact":
+def _imported_run(registry: "Registry", project: str, name: str) -> "Artifact":
     """Return the run that imported checkpoints belong to.
 
     Raises:
@@ -467,4 +468,4 @@ def _imported_run(
                 f"the run {project}/{name} was trained here, and is not added to from outside; "
                 "choose another run name."
             )
-    return registry.start_run(project, name, inputs=inputs, code=_IMPORT)
+    return registry.start_run(project, name, code=_IMPORT)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ class Layout:
         step: Its step.
         epoch: Its epoch, where it says so.
         metrics: Its metrics, where it has some.
+        made_from: References by role, where it says what it was made from.
         waits: Why it is not complete yet, or nothing.
         wrong: Why it never will be, or nothing.
     """
@@ -31,6 +32,7 @@ class Layout:
     step: int | None = None
     epoch: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    made_from: Sequence[tuple[str, str]] = ()
     waits: str | None = None
     wrong: str | None = None
 
@@ -95,8 +97,19 @@ def _safetensors(name: str, files: Mapping[str, int], read: Read) -> Layout:
         isinstance(value, int | float) and not isinstance(value, bool) for value in metrics.values()
     ):
         return Layout("safetensors", wrong=f"the metrics in {note} must be numbers by name")
+    parent, datasets = said.get("parent"), said.get("datasets", [])
+    if not isinstance(parent, str | None) or not (
+        isinstance(datasets, list) and all(isinstance(one, str) for one in datasets)
+    ):
+        return Layout(
+            "safetensors",
+            wrong=f"parent in {note} must be a reference, and datasets a list of references",
+        )
+    made_from = [("parent", parent)] if parent else []
+    made_from += [("dataset", reference) for reference in datasets]
     epoch = said.get("epoch")
-    return Layout("safetensors", step, epoch if isinstance(epoch, int | float) else None, metrics)
+    known = epoch if isinstance(epoch, int | float) else None
+    return Layout("safetensors", step, known, metrics, made_from)
 
 
 def _hugging_face(step: int, files: Mapping[str, int], read: Read) -> Layout:

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,10 @@ import sqlalchemy as sa
 from artifact_pipelines.catalog import tables
 from artifact_pipelines.domain import layout, naming
 from artifact_pipelines.domain.layout import Layout
+from artifact_pipelines.domain.record import Kind
 from artifact_pipelines.errors import ArtifactError, InvalidNameError, SourceError
 from artifact_pipelines.registry.publishing import Publishing
+from artifact_pipelines.registry.tracing import Tracing
 
 _MEMORY = "inbox.json"
 _SMALL = 64 * 2**20  # what a drop says of itself is read whole up to here
@@ -41,7 +43,7 @@ class Drop:
     said: str
 
 
-class Receiving(Publishing):
+class Receiving(Publishing, Tracing):
     """The registry, as far as it takes what others leave for it."""
 
     def receive(self, inbox: Path) -> list[Drop]:
@@ -89,8 +91,10 @@ class Receiving(Publishing):
     def _import(
         self, place: str, project: str, run: str, seen: Layout, files: Mapping[str, Path]
     ) -> Drop:
+        parents = [self._parent(role, reference) for role, reference in seen.made_from]
         there = self._same(project, files)
         if there is not None:
+            self._say_parents(there, parents)
             said = f"{place}: the same files are registered as {there}."
             return Drop(place, seen.kind, "known", there, said)
         started = self.start_run(project, run, code={"imported_by": "inbox"})
@@ -105,8 +109,20 @@ class Receiving(Publishing):
             step=seen.step or 0,
             facts={"metrics": dict(seen.metrics), "epoch": seen.epoch, "layout": seen.kind},
         )
+        self._say_parents(made.id, parents)
         self.finish_run(started, "finished")
         return Drop(place, seen.kind, "imported", made.reference, f"{place}: {made.reference}.")
+
+    def _parent(self, role: str, reference: str) -> tuple[str, str]:
+        """Return the role and id of what a drop says that it was made from."""
+        found = self.find(reference)
+        if found.kind is not (Kind.DATASET if role == "dataset" else Kind.CHECKPOINT):
+            raise SourceError(f"its {role} {reference!r} is a {found.kind.replace('_', ' ')}.")
+        return (f"dataset:{found.name}" if role == "dataset" else role), found.id
+
+    def _say_parents(self, reference: str, parents: Sequence[tuple[str, str]]) -> None:
+        for role, parent in parents:
+            self.declare(reference, parent, role)
 
     def _same(self, project: str, files: Mapping[str, Path]) -> str | None:
         """Return the artifact of a project that has just these files, under whatever name."""

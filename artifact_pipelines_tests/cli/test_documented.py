@@ -3,9 +3,11 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import artifact_pipelines
+from artifact_pipelines import start_run
 from artifact_pipelines.domain.schema import Layout
 from artifact_pipelines.registry import Registry
 from artifact_pipelines_tests.building import promoted
@@ -35,6 +37,10 @@ COMMANDS = {
     "schema list": [],
     "schema show": ["digits", "mlp"],
     "lineage show": ["digits/v1"],
+    "inbox scan": ["inbox"],
+    "export": ["digits/v1", "--to", "out"],
+    "run reproduce": ["digits/mine", "--to", "out"],
+    "run compare": ["digits/a", "digits/mine"],
     "lineage completeness": ["digits/v1"],
     "lineage declare": ["digits/a@1", "digits/images@1", "--as", "looked_at"],
     "checkpoint diff": ["digits/a@1", "digits/a@2"],
@@ -83,9 +89,20 @@ def expand(text: str) -> set[str]:
 
 @pytest.mark.parametrize("command_", COMMANDS)
 def test_a_command_prints_the_fields_that_are_documented(
-    command: Command, registry: Registry, home: Path, command_: str
+    command: Command,
+    registry: Registry,
+    home: Path,
+    command_: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(home.parent)
     promoted(registry, "a")
+    if command_ == "inbox scan":
+        (home.parent / "inbox/p/r/step-1").mkdir(parents=True)
+        (home.parent / "inbox/p/r/step-1/.metadata").write_bytes(b"x")
+    if command_ in {"run reproduce", "run compare"}:
+        with start_run("digits", "mine") as run:
+            run.checkpoint({"w": np.ones(2)}, step=1)
     if command_ == "storage strays":
         registry.store.put_object(b"cited by nothing")
     if command_ == "storage scrub":
@@ -100,7 +117,8 @@ def test_a_command_prints_the_fields_that_are_documented(
     assert said.code == (command_ == "storage scrub")
     assert set(said.json()) == top
     if row:
-        rows = next(value for value in said.json().values() if isinstance(value, list))
+        lists = [value for value in said.json().values() if isinstance(value, list)]
+        rows = next(value for value in lists if not value or isinstance(value[0], dict))
         assert [set(item) for item in rows] == [row] * len(rows) != []
 
 

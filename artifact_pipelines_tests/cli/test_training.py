@@ -170,7 +170,8 @@ def test_an_import_names_the_data_it_was_trained_on(
     command("checkpoint", "import", write(tmp_path / "source"), *words)
     edges = command("lineage", "show", "p/r@0", "--json").json()["edges"]
 
-    assert ("digits/images@1", "dataset:images") in {(e["parent"], e["role"]) for e in edges}
+    found = {(edge["parent"], edge["role"], edge["kind"]) for edge in edges}
+    assert ("digits/images@1", "dataset:images", "declared") in found
 
 
 def test_an_import_does_not_add_to_a_run_that_was_trained_here(

@@ -131,3 +131,43 @@ def test_other_content_at_a_step_and_runs_of_our_own_are_refused(
 def test_an_inbox_must_be_there(registry: Registry, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="make it first"):
         registry.receive(tmp_path / "nowhere")
+
+
+def test_what_a_note_says_it_was_made_from_is_declared(registry: Registry, run: Path) -> None:
+    rows = registry.publish_dataset("p", "rows", {"a": b"1"})
+    write(run, {"step=1.ckpt": archive()})
+    registry.receive(run.parent.parent)
+    note = {"step": 2, "parent": "p/outside@1", "datasets": ["p/rows@1"]}
+    write(run, {"b.safetensors": WEIGHTS, "b.json": json.dumps(note).encode()})
+    taken = outcomes(registry, run)["b.safetensors"]
+    edges = {
+        (edge.role, edge.parent.reference, edge.kind)
+        for edge in registry.lineage("p/outside@2")
+        if edge.depth == 1
+    }
+
+    assert taken == ("imported", "p/outside@2")
+    assert ("parent", "p/outside@1", "declared") in edges
+    assert ("dataset:rows", rows.reference, "declared") in edges
+    assert [one.reference for one in registry.search("kind = checkpoint and dataset = 'p/rows@1'")]
+
+
+def test_a_parent_that_is_not_here_is_refused_before_anything_is_registered(
+    registry: Registry, run: Path
+) -> None:
+    registry.publish_dataset("p", "rows", {"a": b"1"})
+    for name, note in {
+        "a": {"step": 1, "parent": "p/elsewhere@4"},
+        "b": {"step": 2, "datasets": ["p/rows@9"]},
+        "c": {"step": 3, "parent": "p/rows@1"},
+        "d": {"step": 4, "parent": 7},
+        "e": {"step": 5, "datasets": "p/rows@1"},
+    }.items():
+        files = {f"{name}.safetensors": save({name: np.ones(1)})}
+        write(run, files | {f"{name}.json": json.dumps(note).encode()})
+    found = registry.receive(run.parent.parent)
+
+    assert [drop.outcome for drop in found] == ["refused"] * 5
+    assert "its parent 'p/rows@1' is a dataset" in found[2].said
+    assert "must be a reference" in found[3].said
+    assert registry.runs("p") == []
