@@ -130,6 +130,15 @@ def listening(registry: Registry) -> Iterator[Listening]:
         sa.event.remove(engine, "before_cursor_execute", found.note)
 
 
+def plan_of(registry: Registry, asked: Asked) -> str:
+    """Return how a database would answer a statement, in its own words."""
+    with registry.catalog.engine.connect() as conn:
+        cursor: Any = conn.connection.cursor()
+        lite = conn.dialect.name == "sqlite"
+        cursor.execute(f"explain {'query plan ' if lite else ''}{asked.text}", asked.values)
+        return "\n".join(str(row[-1]) for row in cursor.fetchall())
+
+
 def full_scans(registry: Registry, asked: Asked, *, small: bool = False) -> list[str]:
     """Return where the database would read the whole of a growing table for a statement.
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import sqlalchemy as sa
 
-from artifact_pipelines.catalog import tables
+from artifact_pipelines.catalog import search, tables
 from artifact_pipelines.catalog.catalog import Catalog, Transaction
 from artifact_pipelines.registry import Registry
 from artifact_pipelines.registry.keys import KeyFolder
@@ -17,6 +17,7 @@ from artifact_pipelines_tests.questions import (
     Somewhere,
     full_scans,
     listening,
+    plan_of,
 )
 
 AT = "project-0000"
@@ -77,3 +78,33 @@ def test_a_full_scan_is_seen(filled: tuple[Registry, Somewhere]) -> None:
 
     assert full_scans(registry, Asked(text, ()), small=True)
     assert full_scans(registry, counted, small=True)
+
+
+def test_an_order_by_a_metric_is_read_from_its_index(
+    filled: tuple[Registry, Somewhere],
+) -> None:
+    registry, somewhere = filled
+    with listening(registry) as heard:
+        QUESTIONS["a search by project and metric"](registry, somewhere)
+    (plan,) = [plan_of(registry, asked) for asked in heard.asked]
+
+    assert "ix_metric_project_kind_name_value" in plan
+    assert "value>?" in plan or "value > '0.97'" in plan
+    assert "TEMP B-TREE FOR ORDER BY" not in plan
+    assert "Bitmap" not in plan
+
+
+def test_bounds_that_let_many_through_are_asked_of_artifacts_in_their_order(
+    filled: tuple[Registry, Somewhere], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "FEW", 10)
+    registry, somewhere = filled
+    with listening(registry) as heard:
+        QUESTIONS["a search by two metrics"](registry, somewhere)
+    plan = plan_of(registry, heard.asked[-1])
+
+    assert len(heard.asked) == 3
+    assert "ix_artifact_project_kind_seq" in plan
+    assert "pk_metric" in plan or "PRIMARY KEY (artifact=? AND name=?)" in plan
+    assert "TEMP B-TREE" not in plan
+    assert "Sort" not in plan

@@ -6,7 +6,7 @@ from them are found by them too, through the run that stands behind each artifac
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import sqlalchemy as sa
 from packaging.version import InvalidVersion, Version
@@ -21,6 +21,8 @@ Clause = sa.ColumnElement[bool]
 Find = Callable[[str], str]
 
 DEFAULT_LIMIT = 100
+FEW = 1_000
+"""So many artifacts are looked up one by one; beyond, the order is followed to the limit."""
 
 _ARTIFACT = tables.artifact
 _COLUMNS: Mapping[str, sa.ColumnElement[Any]] = {
@@ -72,17 +74,21 @@ class _Search:
 
     def statement(self, asked: Query, limit: int | None) -> sa.Select[Any]:
         statement = sa.select(_ARTIFACT)
-        if asked.where is not None:
-            self.scope(asked.where)
-            statement = statement.where(self.clause(asked.where))
+        parts = conjuncts(asked.where)
+        self.scope(parts)
         value: sa.ColumnElement[Any] | None = None
         if asked.order is not None and asked.order.group == "metrics":
-            # Joined, and not looked up for each, so that the index gives the order as well.
+            # Joined, and not looked up for each, so that the index gives the order as well;
+            # so do its bounds, which say where in the index the answer lies.
             metric = tables.metric.alias("ordering")
             here = metric.c.artifact == _ARTIFACT.c.id
             statement = statement.join(metric, here).where(*self.indexed(metric, asked.order.name))
             value = metric.c.value
-        elif asked.order is not None:
+            bounds = [one for one in parts if is_bound(one) and one.field.name == asked.order.name]
+            parts = [one for one in parts if one not in bounds]
+            statement = statement.where(*(compared(value, one) for one in bounds))
+        statement = statement.where(*self.narrowed(parts))
+        if asked.order is not None and value is None:
             value = self.sortable(asked.order)
         if value is not None:
             statement = statement.where(value.is_not(None))
@@ -90,9 +96,25 @@ class _Search:
         statement = statement.order_by(_ARTIFACT.c.seq.desc())
         return statement.limit(asked.limit or limit or DEFAULT_LIMIT)
 
-    def scope(self, part: Condition) -> None:
+    def narrowed(self, parts: Sequence[Condition]) -> list[Clause]:
+        """Return that everything is so, by the shortest way that there is for its metrics.
+
+        Where a bound lets few values through, those are looked up. Where each lets many
+        through, the artifacts are followed in their order, and asked for their metrics one
+        by one: as many are so, the limit is near.
+        """
+        bounds = [one for one in parts if is_bound(one)]
+        clauses = [self.clause(one) for one in parts if one not in bounds]
+        for bound in bounds:
+            measured = self.measured(bound)
+            if self.conn.execute(measured.offset(FEW).limit(1)).first() is None:
+                clauses.append(_ARTIFACT.c.id.in_(self.conn.execute(measured).scalars().all()))
+                break
+        return clauses + [self.probed(bound) for bound in bounds]
+
+    def scope(self, parts: Sequence[Condition]) -> None:
         """Note the projects and kinds that everything found has to be of."""
-        for one in part.parts if isinstance(part, language.All) else (part,):
+        for one in parts:
             if isinstance(one, Comparison) and one.operator == "=":
                 if one.field.group == "project":
                     self.projects = [str(value) for value in one.values]
@@ -142,12 +164,25 @@ class _Search:
             )
         raise language.wrong(self.text, field.place, f"{field.group} has no order")
 
-    def _metrics(self, part: Comparison) -> Clause:
+    def measured(self, part: Comparison) -> sa.Select[Any]:
+        """Return the statement for the artifacts whose metric lies within a bound."""
         metric = tables.metric
-        found = sa.select(metric.c.artifact).where(
+        return sa.select(metric.c.artifact).where(
             *self.indexed(metric, part.field.name), compared(metric.c.value, part)
         )
-        return _ARTIFACT.c.id.in_(found)
+
+    def probed(self, part: Comparison) -> Clause:
+        """Return that an artifact's own metric lies within a bound, by its primary key."""
+        metric = tables.metric
+        value = (
+            sa.select(metric.c.value)
+            .where(metric.c.artifact == _ARTIFACT.c.id, metric.c.name == part.field.name)
+            .scalar_subquery()
+        )
+        return compared(value, part)
+
+    def _metrics(self, part: Comparison) -> Clause:
+        return _ARTIFACT.c.id.in_(self.measured(part))
 
     def _named(self, part: Comparison, owner: sa.ColumnElement[Any]) -> Clause:
         table = tables.parameter
@@ -256,6 +291,22 @@ _HAS_PACKAGES = _ARTIFACT.c.run.in_(sa.select(_RUN.c.id).where(_RUN.c.lock.is_no
 
 def _ran_with(locks: sa.Select[Any]) -> Clause:
     return _ARTIFACT.c.run.in_(sa.select(_RUN.c.id).where(_RUN.c.lock.in_(locks)))
+
+
+def conjuncts(part: Condition | None) -> list[Condition]:
+    """Return what all has to be so for a condition to be so."""
+    if part is None:
+        return []
+    if isinstance(part, language.All):
+        return [inner for one in part.parts for inner in conjuncts(one)]
+    return [part]
+
+
+def is_bound(part: Condition) -> TypeGuard[Comparison]:
+    """Return whether a condition compares a metric with a number."""
+    return (
+        isinstance(part, Comparison) and part.field.group == "metrics" and "nan" not in part.values
+    )
 
 
 def normal(name: str) -> str:

@@ -56,6 +56,7 @@ artifact = Table(
     Index("ix_artifact_run", "run"),
     Index("ix_artifact_lock", "lock"),
     Index("ix_artifact_project_kind_name_step", "project", "kind", "name", "step"),
+    Index("ix_artifact_project_kind_seq", "project", "kind", "seq"),
     Index("ix_artifact_seq", "seq", unique=True),
     Index("ix_artifact_content", "content"),
     Index(

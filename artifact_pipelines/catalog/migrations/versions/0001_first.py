@@ -94,6 +94,12 @@ def upgrade() -> None:
         ["project", "kind", "name", "step"],
         unique=False,
     )
+    op.create_index(
+        "ix_artifact_project_kind_seq",
+        "artifact",
+        ["project", "kind", "seq"],
+        unique=False,
+    )
     op.create_index("ix_artifact_seq", "artifact", ["seq"], unique=True)
     op.create_index(
         "uq_artifact_version",
