@@ -42,6 +42,7 @@ def test_rows_columns_statistics_and_what_was_declared_are_facts(
         licence="CC-BY-4.0",
         sensitivity=["names"],
         sources=["https://example.org/x.csv", {"uri": "s3://b/k", "version": "v7"}],
+        owner="team:vision",
         home=home,
     )
 
@@ -56,6 +57,7 @@ def test_rows_columns_statistics_and_what_was_declared_are_facts(
         "licence": "CC-BY-4.0",
         "sensitivity": ["names"],
         "sources": [{"uri": "https://example.org/x.csv"}, {"uri": "s3://b/k", "version": "v7"}],
+        "owner": "team:vision",
     }
     assert registry.completeness(made.id).score == 1
 

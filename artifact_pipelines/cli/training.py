@@ -283,6 +283,9 @@ def import_dataset(
     source: Annotated[
         list[str] | None, typer.Option("--source", help="A URI it comes from; may be repeated.")
     ] = None,
+    owner: Annotated[
+        str | None, typer.Option("--owner", help="Who answers for it: team:name or an e-mail.")
+    ] = None,
     *,
     harmless: Annotated[
         bool, typer.Option("--not-sensitive", help="Say that it holds nothing sensitive.")
@@ -301,6 +304,7 @@ def import_dataset(
         licence=licence,
         sensitivity=sensitive or ([] if harmless else None),
         sources=source or None,
+        owner=owner,
     )
     if as_json:
         show_json(shapes.artifact(made) | _rows(made))

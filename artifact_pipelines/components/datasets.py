@@ -62,7 +62,7 @@ def dataset_asset(project: Project, item: Dataset) -> dg.AssetsDefinition:
             if contract is not None:
                 yield from _held_to(project, item, content)
             source = {"load": item.load, "params": params} if item.load else {"asset": item.asset}
-            facts = declared_facts(item.licence, item.sensitivity, item.sources)
+            facts = declared_facts(item.licence, item.sensitivity, item.sources, item.owner)
             found = opened.publish_dataset(
                 project.name,
                 item.name,
@@ -88,7 +88,7 @@ def dataset_asset(project: Project, item: Dataset) -> dg.AssetsDefinition:
         code_version=_code_version(item),
         kinds={"dataset"},
         description=f"The registered versions of the dataset {item.name}.",
-        **project.common(),
+        **project.common() | ({} if item.owner is None else {"owners": [item.owner]}),
     )(registered if taken is not None else _without_value(registered))
 
 

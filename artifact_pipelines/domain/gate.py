@@ -167,18 +167,21 @@ class Governance(Part):
         sensitivity: The kinds of sensitive data that the data may hold.
         fields: What each dataset's record must say beside.
         lineage: The questions that the lineage must answer in full, or `complete` for all.
+        owner: Whose owner must be known: that of the `data`, of the `project` or of both.
     """
 
     licences: tuple[str, ...] | None = None
     sensitivity: tuple[str, ...] | None = None
     fields_: tuple[str, ...] = Field(default=(), alias="fields")
     lineage: Annotated[tuple[Question, ...], BeforeValidator(_questions)] = ()
+    owner: tuple[Literal["data", "project"], ...] = ()
 
     @model_validator(mode="after")
     def _asking(self) -> Self:
         """Refuse a gate that everything passes."""
-        if self.licences is None and self.sensitivity is None and not self.fields_ + self.lineage:
-            raise ValueError("the gate needs licences, sensitivity, fields or lineage")
+        asked = self.fields_ + self.lineage + self.owner
+        if self.licences is None and self.sensitivity is None and not asked:
+            raise ValueError("the gate needs licences, sensitivity, fields, lineage or owner")
         return self
 
     @property
@@ -374,6 +377,7 @@ _KNOWN_BY: Final = (
     ("fields", "governance"),
     ("fields_", "governance"),
     ("lineage", "governance"),
+    ("owner", "governance"),
 )
 
 

@@ -12,6 +12,7 @@ MAX_PATH_BYTES: Final = 1024
 MAX_PART_BYTES: Final = 255
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_OWNER: Final = re.compile(r"team:[A-Za-z0-9_.-]+|[^@\s]+@[^@\s]+")
 _VERSION: Final = re.compile(r"[vV][0-9]+")
 _HEX: Final = re.compile(r"[0-9a-f]{6,64}")
 _DRIVE: Final = re.compile(r"[A-Za-z]:")
@@ -218,6 +219,17 @@ class DigestRef:
     def __str__(self) -> str:
         """Return the reference as it is written."""
         return self.prefix
+
+
+def check_owner(owner: str) -> str:
+    """Return who answers for something, as `team:name` or an e-mail address.
+
+    Raises:
+        InvalidNameError: It is neither.
+    """
+    if _OWNER.fullmatch(owner) is None:
+        raise InvalidNameError(f"the owner is {owner!r}; expected team:name or an e-mail address.")
+    return owner
 
 
 Reference = StageRef | ModelRef | NumberedRef | NameRef | DigestRef

@@ -20,6 +20,7 @@ from artifact_pipelines.domain.gate import (
     GATE_FORMS,
     Formats,
     Gate,
+    Governance,
     Limits,
     MetricBound,
     NoWorse,
@@ -70,6 +71,7 @@ class Policy(Part):
     promotion: dict[str, Literal["automatic"] | Approvals] = Field(default_factory=dict)
     retention: Retention = Retention()
     contracts: dict[str, Contract] = Field(default_factory=dict)
+    owners: tuple[str, ...] = ()
 
     _stored: bytes | None = PrivateAttr(default=None)
 
@@ -98,6 +100,10 @@ class Policy(Part):
                 "gates on metrics need evaluate (a function) and evaluation (a dataset)"
             )
         return self
+
+    def asks_for_owners(self) -> bool:
+        """Return whether a gate asks who owns the project."""
+        return any(isinstance(gate, Governance) and "project" in gate.owner for gate in self.gates)
 
     def required(self) -> tuple[str, ...]:
         """Return the names of the gates that a model must pass."""

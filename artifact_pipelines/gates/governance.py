@@ -21,11 +21,11 @@ _OWN: Final = "LicenseRef-"
 
 def governance_gate(gate: Governance, case: Case) -> Finding:
     """Return whether what a model was made from may be used, and is known."""
-    return governance_finding(gate, case.ancestry())
+    return governance_finding(gate, case.ancestry(), case.policy.owners)
 
 
-def governance_finding(gate: Governance, ancestry: Ancestry) -> Finding:
-    """Return whether an ancestry keeps the rules."""
+def governance_finding(gate: Governance, ancestry: Ancestry, owners: Sequence[str] = ()) -> Finding:
+    """Return whether an ancestry keeps the rules, in a project that has some owners."""
     sources = _sources(ancestry)
     wrong: list[str] = []
     kept: list[str] = []
@@ -59,6 +59,14 @@ def governance_finding(gate: Governance, ancestry: Ancestry) -> Finding:
         values["lineage_score"] = known.score
         kept.append(f"its lineage answers {', '.join(gate.lineage)}")
         evidence["lineage"] = dict(known.questions)
+    if gate.owner:
+        wrong += _ownerless(gate, sources, owners)
+        kept.append(f"its {' and its '.join(gate.owner)} have owners")
+        evidence["owners"] = {
+            node.reference: node.record.facts.get("owner")
+            for node in sources
+            if "data" in gate.owner
+        } | ({"project": list(owners)} if "project" in gate.owner else {})
     if len(wrong) > MAX_REASONS:
         wrong[MAX_REASONS:] = [f"{len(wrong) - MAX_REASONS} more rules are broken"]
     return Finding(gate.name, not wrong, tuple(wrong or kept), values, evidence)
@@ -146,6 +154,25 @@ def _spdx() -> "Licensing":
     from license_expression import get_spdx_licensing  # noqa: PLC0415 (it reads a long list)
 
     return get_spdx_licensing()
+
+
+def _ownerless(gate: Governance, sources: Sequence[Node], owners: Sequence[str]) -> list[str]:
+    """Return what nobody answers for, of what the gate asks about."""
+    wrong = []
+    if "data" in gate.owner:
+        wrong += [
+            f"{node.reference} has no owner; declare its owner with the dataset"
+            for node in sources
+            if node.record.kind is Kind.DATASET and not _owned(node)
+        ]
+    if "project" in gate.owner and not owners:
+        wrong.append("the project has no owner; name its owners in its YAML")
+    return wrong
+
+
+def _owned(node: Node) -> bool:
+    found = node.record.facts.get("owner")
+    return isinstance(found, str) and bool(found.strip())
 
 
 def _sensitivity(sources: Sequence[Node], allowed: Sequence[str]) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from artifact_pipelines.domain import naming
 from artifact_pipelines.domain.record import Input
 from artifact_pipelines.errors import ConfigurationError, SourceError
 from artifact_pipelines.sdk.machine import surroundings
@@ -43,6 +44,7 @@ def register_dataset(
     licence: str | None = None,
     sensitivity: Sequence[str] | None = None,
     sources: Sequence[str | Mapping[str, str]] | None = None,
+    owner: str | None = None,
     inputs: Mapping[str, str] | None = None,
     home: str | Path | None = None,
 ) -> "Artifact":
@@ -55,14 +57,16 @@ def register_dataset(
         licence: Under what it may be used, as an SPDX expression.
         sensitivity: The kinds of sensitive data in it; an empty list says that there are none.
         sources: Where it comes from, each as a URI or as `uri` and `version`.
+        owner: Who answers for it, as `team:name` or an e-mail address.
         inputs: References of the datasets that it was made from, by what each was used as:
             a feature step is a dataset with such an input.
         home: The home of the registry; `ARTIFACT_PIPELINES_HOME` when left out.
 
     Raises:
         SourceError: The data is nothing that can be registered.
+        InvalidNameError: The owner is neither a team nor an e-mail address.
     """
-    declared = declared_facts(licence, sensitivity, sources)
+    declared = declared_facts(licence, sensitivity, sources, owner)
     with content_of(data, name) as content, open_home(settings_of(home)) as registry:
         cited = [
             Input(f"dataset:{role}", registry.find(reference).id)
@@ -82,11 +86,13 @@ def declared_facts(
     licence: str | None,
     sensitivity: Sequence[str] | None,
     sources: Sequence[str | Mapping[str, str]] | None,
+    owner: str | None,
 ) -> dict[str, Any]:
     """Return what people said about a dataset, as its record says it.
 
     Raises:
         ConfigurationError: A source has no URI.
+        InvalidNameError: The owner is neither a team nor an e-mail address.
     """
     facts: dict[str, Any] = {}
     if licence is not None:
@@ -95,6 +101,8 @@ def declared_facts(
         facts["sensitivity"] = sorted(set(sensitivity))
     if sources is not None:
         facts["sources"] = [_source(source) for source in sources]
+    if owner is not None:
+        facts["owner"] = naming.check_owner(owner)
     return facts
 
 

@@ -25,6 +25,7 @@ def rows(**given: Any) -> Dataset:
         ({"name": "c" * 64}, "name", "at most 63 characters"),
         ({"name": "registry"}, "name", "the platform's"),
         ({"owners": ["growth"]}, "owners.0", "team:name"),
+        ({"datasets": [rows(owner="growth")]}, "datasets.0.owner", "team:name"),
         ({"datasets": []}, "datasets", "at least one"),
         ({"datasets": [rows(name="v3")]}, "datasets.0.name", "reads as a version"),
         ({"datasets": [rows(name="candidate")]}, "datasets.0.name", "taken by an asset"),
@@ -130,3 +131,11 @@ def test_a_dataset_comes_from_somewhere() -> None:
         Dataset(name="rows")
     with pytest.raises(ValueError, match="it has none"):
         Dataset(name="rows", asset="warehouse/customers", params={"day": 1})
+
+
+def test_owners_are_in_the_policy_where_a_gate_asks_for_them() -> None:
+    asked = declare(fields(owners=["team:growth"], gates=[{"owner": ["project"]}]), [])
+    unasked = declare(fields(owners=["team:growth"], gates=[{"owner": ["data"]}]), [])
+
+    assert asked.policy.owners == ("team:growth",)
+    assert unasked.policy.owners == ()

@@ -166,6 +166,30 @@ def test_every_dataset_says_what_is_asked_of_it() -> None:
     assert lacking.reasons == ("p/d-dataset does not say its sources",)
 
 
+def test_somebody_answers_for_the_data_and_for_the_project() -> None:
+    gate = Governance(owner=("data", "project"))
+    owned = ancestry(dataset("d", owner="team:vision"), evaluation=dataset("holdout"))
+    finding = governance_finding(gate, owned, ["lead@example.org"])
+    lacking = governance_finding(gate, ancestry(dataset("d", owner=" ")))
+
+    assert finding.passed
+    assert finding.reasons == ("its data and its project have owners",)
+    assert finding.evidence == {
+        "owners": {"p/d-dataset": "team:vision", "project": ["lead@example.org"]}
+    }
+    assert lacking.reasons == (
+        "p/d-dataset has no owner; declare its owner with the dataset",
+        "the project has no owner; name its owners in its YAML",
+    )
+
+
+def test_a_gate_asks_for_the_owner_of_what_it_names_alone() -> None:
+    nobodys = ancestry(dataset("d"))
+
+    assert governance_finding(Governance(owner=("project",)), nobodys, ["team:vision"]).passed
+    assert not governance_finding(Governance(owner=("data",)), nobodys, ["team:vision"]).passed
+
+
 def test_a_lineage_answers_the_questions_that_are_asked() -> None:
     found = ancestry(dataset("d", licence="MIT", load="a:b"))
     some = governance_finding(Governance(lineage=("data", "licence", "source")), found)

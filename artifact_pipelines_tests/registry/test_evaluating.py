@@ -335,6 +335,28 @@ def test_the_licences_of_what_a_run_read_decide(registry: Registry) -> None:
     }
 
 
+def test_data_and_a_project_without_an_owner_stop_a_model(registry: Registry) -> None:
+    holdout(registry)
+    for name, facts in (("known", {"owner": "team:vision"}), ("stray", {})):
+        data = registry.publish_dataset(PROJECT, name, {"x": name.encode()}, facts=facts)
+        run = registry.start_run(PROJECT, f"run-{name}", inputs=[Input(f"dataset:{name}", data.id)])
+        weights = save({"weight": np.ones(10, "f4")})
+        registry.publish_checkpoint(run, {"model.safetensors": weights}, step=1)
+    gates = [{"owner": ["data", "project"]}]
+    registry.set_policy(PROJECT, policy(gates=gates, owners=["team:vision"]))
+
+    assert failed(registry.evaluate(PROJECT, "run-known")) == {}
+    assert failed(registry.evaluate(PROJECT, "run-stray")) == {
+        "governance": "digits/stray@1 has no owner; declare its owner with the dataset"
+    }
+
+    registry.set_policy(PROJECT, policy(gates=gates))
+
+    assert failed(registry.evaluate(PROJECT, "run-known")) == {
+        "governance": "the project has no owner; name its owners in its YAML"
+    }
+
+
 def test_the_code_of_a_projects_gate_is_in_the_digest(registry: Registry) -> None:
     codes = set()
     gate = {"gate": MEASURE.replace("mean_weight", "fair"), "limit": 0.6}
