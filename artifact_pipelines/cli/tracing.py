@@ -120,6 +120,54 @@ def declare(
         )
 
 
+def prove_resume(
+    reference: Annotated[str, typer.Argument(help="Such as digits/run-1@40.")],
+    by: Annotated[
+        str | None,
+        typer.Option("--by", help="module:function that trains; the run's own when left out."),
+    ] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Train on from a checkpoint and compare with the next one; exit 1 where they differ."""
+    from artifact_pipelines.gates.jobs import load_function
+    from artifact_pipelines.sdk.rehearsing import prove_resume
+
+    with reading() as registry:
+        start = registry.find(reference)
+        trainer = by or str(
+            registry.run(start.project, start.name).artifact.record.code.get("entry_point", "")
+        )
+        if ":" not in trainer:
+            raise ConfigurationError(
+                f"{start.reference} was not trained by a function that is on record; name one "
+                "with --by module:function."
+            )
+        found = prove_resume(registry, start.id, trainer, load_function(trainer))
+    if as_json:
+        show_json(
+            {
+                "checkpoint": found.checkpoint.reference,
+                "next": found.following.reference,
+                "by": found.by,
+                "exact": not found.differ,
+                "differ": list(found.differ),
+            }
+        )
+    elif found.differ:
+        say(
+            f"{found.checkpoint.reference} does not resume exactly: {found.following.reference} "
+            f"came out with other {', '.join(found.differ)}."
+        )
+    else:
+        say(
+            f"{found.checkpoint.reference} resumes exactly: {found.following.reference} came out "
+            "the same, to the byte."
+        )
+    if found.differ:
+        raise typer.Exit(1)
+
+
 def compare_runs(
     references: Annotated[list[str], typer.Argument(metavar="RUN RUN…", help="Two or more.")],
     *,

@@ -20,7 +20,7 @@ from artifact_pipelines.cli.output import (
     show_table,
     size,
 )
-from artifact_pipelines.cli.tracing import compare_runs, diff_checkpoints
+from artifact_pipelines.cli.tracing import compare_runs, diff_checkpoints, prove_resume
 from artifact_pipelines.errors import ConflictError, SourceError, UnknownArtifactError
 
 if TYPE_CHECKING:
@@ -144,6 +144,7 @@ def list_checkpoints(
 
 runs.command("compare")(compare_runs)
 checkpoints.command("diff")(diff_checkpoints)
+checkpoints.command("prove-resume")(prove_resume)
 
 
 @checkpoints.command("show")

@@ -85,6 +85,14 @@ class Tracing(Reading):
         """
         self._declare(self.find(child), self.find(parent), role, EdgeKind.DECLARED, None)
 
+    def declare_rederived(self, child: str, parent: str, role: str, how: str) -> None:
+        """Record that one artifact was made again from another, and that the same files came out.
+
+        Raises:
+            ConflictError: The parent was made from the child.
+        """
+        self._declare(self.find(child), self.find(parent), role, EdgeKind.REDERIVABLE, how)
+
     def rederive(self, child: str, parent: str, role: str, how: str, make: Rederive) -> None:
         """Record that one artifact follows from another, after making it again and comparing.
 

@@ -260,7 +260,7 @@ class Run:
             training = training_facts(weights, optimizer, scheduler, about or {})
             if training:
                 facts["training"] = training
-            job = _Job(step, {**content, **added}, facts)
+            job = Job(step, {**content, **added}, facts)
         except BaseException:
             self._publisher.release(size)
             raise
@@ -271,7 +271,7 @@ class Run:
             saved.wait()
         return saved
 
-    def _publish(self, job: "_Job") -> "Artifact":
+    def _publish(self, job: "Job") -> "Artifact":
         there = self._saved.get(job.step)
         saved = self._registry.publish_checkpoint(
             self.artifact,
@@ -342,7 +342,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
+class Job:
     """A checkpoint on its way to the registry."""
 
     step: int
