@@ -30,8 +30,8 @@ PLANNED = 20  # planned runs that wait in Dagster's queue at a time; the rest wa
 ATTEMPTS = 3  # Dagster runs for one piece of work, before a person has to look
 
 _AFTERWARDS = {
-    *("annotate", "archive", "forget", "hold_lift", "hold_place"),
-    *("recall", "restore", "slim", "tag"),
+    *("annotate", "archive", "forget", "heal", "hold_lift", "hold_place"),
+    *("quarantine", "recall", "restore", "slim", "tag"),
 }
 """The leaves by which something becomes of an artifact that was registered before."""
 
@@ -149,7 +149,8 @@ def tick(
     planned = registry.planned(policies, PLANNED)
     if not found and not before.open and not planned:
         return dg.SkipReason(f"Nothing has happened since leaf {before.seq}.")
-    mine = [event for event in found if event.project in policies]
+    # What is made from a recalled artifact may belong to other projects than itself.
+    mine = [event for event in found if event.project in policies or event.action == "recall"]
     asked = _Asked(Mirror(registry, instance), policies, storage)
     asked.add_partitions(mine, planned)
     work = sorted({*before.open, *(one for event in mine for one in _called_for(registry, event))})
@@ -176,8 +177,8 @@ def _called_for(registry: Registry, event: Event) -> Iterable[Work]:
     """Return what an event calls for."""
     project, body = str(event.project), event.body or {}
 
-    def work(what: str, subject: object) -> Work:
-        return Work(event.seq, what, project, str(subject))
+    def work(what: str, subject: object, of: str = project) -> Work:
+        return Work(event.seq, what, of, str(subject))
 
     match event.action:
         case "publish" if body.get("kind") == Kind.DATASET:
@@ -191,19 +192,24 @@ def _called_for(registry: Registry, event: Event) -> Iterable[Work]:
         case "promote" | "rollback" if body.get("stage"):
             return [work("stage", body["stage"])]
         case action if action in _AFTERWARDS:
-            return [work("run", name) for name in _run_of(registry, event.subject)]
+            touched = [event.subject, *map(str, body.get("descendants", ()))]
+            return [work("run", name, of) for of, name in _runs_of(registry, touched)]
     return []
 
 
-def _run_of(registry: Registry, artifact: str) -> list[str]:
-    """Return the run whose page shows an artifact, if one does."""
-    try:
-        found = registry.get(artifact)
-    except ArtifactError:
-        return []
-    if found.kind is Kind.MODEL:
-        found = registry.checkpoint_of(found)
-    return [found.name] if found.kind in {Kind.CHECKPOINT, Kind.TRAINING_RUN} else []
+def _runs_of(registry: Registry, artifacts: Iterable[str]) -> set[tuple[str, str]]:
+    """Return the runs, with their projects, whose pages show one of some artifacts."""
+    shown = set()
+    for artifact in artifacts:
+        try:
+            found = registry.get(artifact)
+        except ArtifactError:
+            continue
+        if found.kind is Kind.MODEL:
+            found = registry.checkpoint_of(found)
+        if found.kind in {Kind.CHECKPOINT, Kind.TRAINING_RUN}:
+            shown.add((found.project, found.name))
+    return shown
 
 
 class _Asked:

@@ -29,19 +29,24 @@ class Lifecycle(Reading):
     def lifecycle(self, artifacts: Sequence[Artifact]) -> dict[str, str]:
         """Return what has become of some artifacts in words, one line for each thing to say.
 
-        That is which were forgotten, archived, slimmed, recalled and held, their tags and notes.
+        That is which were forgotten, archived, slimmed, recalled, quarantined and held, their
+        tags and notes.
         """
         names = {artifact.id: artifact.reference for artifact in artifacts}
         facts = self.catalog.read(_facts, list(names))
         files: dict[str, set[str]] = {}
         for row in facts["files"]:
             files.setdefault(row.artifact, set()).add(row.state)
+        damaged = {row.artifact for row in facts["damaged"]}
         live = [artifact for artifact in artifacts if artifact.state != "forgotten"]
         which = {
             "forgotten": [one.id for one in artifacts if one.state == "forgotten"],
-            "archived": [one.id for one in live if files.get(one.id) == {"archived"}],
+            "archived": [
+                one.id for one in live if files.get(one.id, set()) - {"removed"} == {"archived"}
+            ],
             "slimmed": [one.id for one in live if "removed" in files.get(one.id, set())],
             "recalled": [one.id for one in artifacts if one.recalled],
+            "quarantined": [one.id for one in live if one.id in damaged],
         }
         said = {
             what: f"{len(ids)} of {len(artifacts)}: {_named([names[one] for one in ids])}"
@@ -66,10 +71,12 @@ def _named(found: Sequence[str]) -> str:
 
 def _facts(conn: Connection, ids: list[str]) -> dict[str, list[sa.Row[Any]]]:
     file, hold, label, leaf = tables.artifact_file, tables.hold, tables.label, tables.leaf
+    damaged = tables.quarantine
     statements: dict[str, Callable[[list[str]], sa.Select[Any]]] = {
         "files": lambda part: sa.select(file.c.artifact, file.c.state).where(
             file.c.artifact.in_(part)
         ),
+        "damaged": lambda part: sa.select(damaged.c.artifact).where(damaged.c.artifact.in_(part)),
         "holds": lambda part: (
             sa.select(hold.c.artifact, hold.c.name)
             .where(hold.c.artifact.in_(part), hold.c.lifted.is_(None))

@@ -4,11 +4,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dagster as dg
+import numpy as np
 import pytest
 
+from artifact_pipelines import start_run
 from artifact_pipelines.components.project import TRAINING
 from artifact_pipelines.defs.sync import Synced, sync
 from artifact_pipelines.domain.record import Input
+from artifact_pipelines.registry import Registry
+from artifact_pipelines.store.pack import object_key
 from artifact_pipelines_tests.defs.daemon import Daemon, outside, stages
 from artifact_pipelines_tests.world import PROJECT, World
 
@@ -267,6 +271,99 @@ def test_what_becomes_of_an_artifact_is_observed_on_its_run(trained: Daemon) -> 
         {"held": "churn/elsewhere@4 for lawsuit"},
         {"lifecycle": "as it was registered"},
     ]
+
+
+Change = Callable[[Registry], object]
+
+
+def damage(registry: Registry) -> None:
+    """Damage a checkpoint in the store, and have a scrub find it."""
+    (one,) = [one for one in registry.checkpoints(PROJECT, "elsewhere") if one.record.step == 3]
+    publication = registry.publication_of(one.id, one.session)
+    key = publication.chunks[publication.manifest.files[0].sha256][0][0]
+    at = registry.locate([key])[key]
+    data = bytearray(registry.store.backend.get(object_key(at.pack)))
+    data[at.offset + at.stored // 2] ^= 1
+    registry.store.backend.put(object_key(at.pack), bytes(data))
+    registry.scrub()
+
+
+@pytest.mark.parametrize(
+    "change,shown",
+    [
+        (
+            lambda registry: registry.archive(["churn/elsewhere@3"]),
+            {"checkpoints": {"archived": "1 of 3: churn/elsewhere@3"}},
+        ),
+        (
+            lambda registry: registry.tag("churn/elsewhere@3", "country", "DE"),
+            {"checkpoints": {"tags": "churn/elsewhere@3 country=DE"}},
+        ),
+        (
+            lambda registry: registry.annotate("churn/elsewhere@3", "the one to watch"),
+            {"checkpoints": {"notes": "churn/elsewhere@3: the one to watch"}},
+        ),
+        (
+            lambda registry: registry.recall("not ours to keep", artifact="churn/rows@latest"),
+            {
+                "training_run": {"recalled": "1 of 1: churn/elsewhere"},
+                "checkpoints": {
+                    "recalled": "3 of 3: churn/elsewhere@1, churn/elsewhere@2, churn/elsewhere@3"
+                },
+                "candidate": {"recalled": "1 of 1: churn/v1"},
+            },
+        ),
+        (
+            damage,
+            {
+                "checkpoints": {"quarantined": "1 of 3: churn/elsewhere@3"},
+                "candidate": {"quarantined": "1 of 1: churn/v1"},
+            },
+        ),
+    ],
+    ids=["archive", "tag", "annotate", "recall", "quarantine"],
+)
+def test_each_change_of_an_artifact_is_observed_once_on_its_run(
+    daemon: Daemon, change: Change, shown: dict[str, object]
+) -> None:
+    outside(daemon.world, "elsewhere", epochs=3)
+    daemon.until_idle()
+    before = len(daemon.shown)
+    with daemon.world.registry() as registry:
+        change(registry)
+    daemon.until_idle()
+    daemon.cursor = None
+    daemon.until_idle()
+
+    observed = [
+        event
+        for event in daemon.shown[before:]
+        if isinstance(event, dg.AssetObservation) and event.partition == "elsewhere"
+    ]
+    assert shown == {
+        event.asset_key.path[-1]: {name: value.value for name, value in event.metadata.items()}
+        for event in observed
+    }
+    assert len(observed) == len(shown)
+    assert synced(daemon.world).events == 0
+
+
+def test_what_lost_its_optimizer_is_observed_on_its_run(world: World) -> None:
+    daemon = Daemon(world)
+    world.materialize("datasets")
+    with start_run(PROJECT, "heavy", inputs=[f"{PROJECT}/rows@latest"]) as run:
+        for step in (1, 2):
+            weights = {"w": np.full(4, step, dtype="f4")}
+            run.checkpoint(weights, step=step, optimizer=weights, metrics={"accuracy": step / 10})
+    daemon.until_idle()
+    with world.registry() as registry:
+        registry.slim("churn/heavy@1", reason="never resumed")
+    daemon.until_idle()
+
+    (observed,) = [event for event in daemon.shown if isinstance(event, dg.AssetObservation)]
+    assert observed.asset_key == dg.AssetKey([PROJECT, "checkpoints"])
+    assert observed.partition == "heavy"
+    assert observed.metadata["slimmed"].value == "1 of 2: churn/heavy@1"
 
 
 def test_a_hand_made_run_that_another_trainer_is_at_is_shown_when_it_ends(world: World) -> None:
