@@ -43,6 +43,7 @@ PUBLISHES = 100
 ASKED = 200
 CLOSURES = 20
 SEARCH = 20.0  # milliseconds that a search may take
+LINEAGE = 50.0  # milliseconds that a lineage of 18,000 nodes may take
 TICKS = 5
 
 
@@ -268,10 +269,17 @@ def closure(filled: Filled, report: Report, name: str) -> None:
     """Time the whole lineage of a model at the end of a long chain of runs."""
     catalog, model = filled.registry.catalog, filled.somewhere.leaf
     nodes = len(catalog.read(lineage.reach, model))
+    began = time.process_time()
     taken = seconds(lambda: catalog.read(lineage.reach, model), CLOSURES)
-    per = 18_000 * statistics.median(taken) / nodes
+    spent = (time.process_time() - began) / CLOSURES
+    scale = 1e3 * 18_000 / nodes
+    lite = catalog.url.get_backend_name() == "sqlite"
     report.say(f"{name}: nodes of a lineage", nodes, "")
-    report.say(f"{name}: lineage, per 18,000 nodes", 1e3 * per, "ms", most=50)
+    # What SQLite computes, this process computes; of a server only the clock tells.
+    clock, own = (0, LINEAGE) if lite else (LINEAGE, 0)
+    median = scale * statistics.median(taken)
+    report.say(f"{name}: lineage, per 18,000 nodes", median, "ms", most=clock)
+    report.say(f"{name}: lineage, own processor time", scale * spent, "ms", most=own)
 
 
 # The sensor
