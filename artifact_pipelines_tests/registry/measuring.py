@@ -34,6 +34,12 @@ def by_row(model: Path, frame: pd.DataFrame) -> dict[str, object]:
     return {"score": right, "rows": len(frame)}
 
 
+def by_hardness(model: Path, frame: pd.DataFrame) -> dict[str, object]:
+    """Return, for each row, whether the weight is above what the row asks."""
+    weight = float(load_file(model / "model.safetensors")["weight"].mean())
+    return {"score": (weight > frame["hardness"]).to_numpy(dtype=float)}
+
+
 def hangs(model: Path, frame: pd.DataFrame) -> dict[str, float]:
     """Take as long as it likes."""
     import time

@@ -215,6 +215,44 @@ def test_scores_of_each_row_tell_how_sure_a_difference_is(registry: Registry) ->
     assert "difference_low" not in found.attempts[0].metrics
 
 
+@pytest.mark.parametrize("tolerance, passes", [(0.15, True), (0.06, False)])
+def test_each_slice_must_surely_be_no_worse_than_in_production(
+    registry: Registry, tolerance: float, passes: bool
+) -> None:
+    gate = {"metric": "score", "no_worse_than": "production", "tolerance": tolerance}
+    gates = [{**gate, "slice": "kind", "confidence": 0.95}]
+    measure = MEASURE.replace("mean_weight", "by_hardness")
+    registry.set_policy(PROJECT, policy(evaluate=measure, gates=gates))
+    hardness = np.concatenate([np.linspace(0.005, 0.995, 100), np.full(20, 0.1)])
+    holdout(registry, pd.DataFrame({"hardness": hardness, "kind": ["hard"] * 100 + ["easy"] * 20}))
+    train(registry, "run-1", {0.8: 0.9})
+    best = registry.evaluate(PROJECT, "run-1").chosen
+    assert best is not None
+    approve(registry, best)
+    registry.promote(best.reference, "production")
+    train(registry, "run-2", {0.8: 0.85})
+    found = registry.evaluate(PROJECT, "run-2")
+
+    (verdict,) = [one for one in found.attempts[0].verdicts if "no_worse" in one.gate]
+    assert verdict.passed is passes
+    assert verdict.evidence is not None
+    shown = digest.parse(registry.store.get_object(verdict.evidence))["slices"]
+    low, high = shown["hard"]["low"], shown["hard"]["high"]
+    assert -0.15 <= low < -0.06 < -0.05 < high <= 0
+    assert (shown["hard"]["passed"], shown["easy"]["passed"]) == (passes, True)
+    assert (shown["easy"]["low"], shown["easy"]["high"]) == (0, 0)
+    if passes:
+        assert verdict.reasons == (
+            "score is no worse than in production by more than 0.15 in each of 2 slices by kind",
+        )
+    else:
+        # The difference itself is within the tolerance; that it is no larger is not sure.
+        (reason,) = verdict.reasons
+        interval = f"(a difference between {low:+.4f} and {high:+.4f}, with 0.95 confidence)"
+        assert f"score for kind hard: 0.8500 against 0.9000 in production {interval}" in reason
+        assert f"may be worse by {-low:.4f}, more than the tolerance 0.06" in reason
+
+
 def test_a_gate_of_the_project_is_a_verdict_like_any_other(registry: Registry) -> None:
     mine = {"gate": MEASURE.replace("mean_weight", "fair"), "limit": 0.6, "name": "fairness"}
     registry.set_policy(PROJECT, policy(gates=[mine]))
