@@ -25,8 +25,8 @@ Asked = Annotated[
     str | None,
     typer.Option(
         "--mode",
-        help="Who must still be able to read: BACKWARD, FORWARD, FULL or NONE; by default as for "
-        "the version before, and FULL for the first.",
+        help="Who must still be able to read: BACKWARD, FORWARD, FULL or NONE, with _TRANSITIVE "
+        "for all earlier versions; by default as for the version before, and FULL for the first.",
     ),
 ]
 

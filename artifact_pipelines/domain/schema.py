@@ -25,13 +25,27 @@ class Mode(StrEnum):
 
     BACKWARD: those of the new version read what was made before, so that a rollback works.
     FORWARD: those of the version before read what is made now, so that nobody has to change.
-    FULL: both. NONE: neither is asked.
+    FULL: both. NONE: neither is asked. A mode asks about the version before, and one that ends in
+    `_TRANSITIVE` about every earlier one.
     """
 
     BACKWARD = "BACKWARD"
     FORWARD = "FORWARD"
     FULL = "FULL"
+    BACKWARD_TRANSITIVE = "BACKWARD_TRANSITIVE"
+    FORWARD_TRANSITIVE = "FORWARD_TRANSITIVE"
+    FULL_TRANSITIVE = "FULL_TRANSITIVE"
     NONE = "NONE"
+
+    @property
+    def transitive(self) -> bool:
+        """Whether every earlier version counts, not the one before alone."""
+        return self.endswith("_TRANSITIVE")
+
+    @property
+    def pairwise(self) -> "Mode":
+        """What is asked of any two versions."""
+        return Mode(self.removesuffix("_TRANSITIVE"))
 
 
 def _listed(value: object) -> object:
@@ -158,9 +172,10 @@ class Contents:
 def incompatible(new: Layout, old: Layout, mode: Mode) -> tuple[str, ...]:
     """Return why a new version may not follow an old one under a mode; nothing if it may."""
     reasons: list[str] = []
-    if mode in {Mode.BACKWARD, Mode.FULL}:
+    asked = mode.pairwise
+    if asked in {Mode.BACKWARD, Mode.FULL}:
         reasons += [f"BACKWARD: {one}" for one in unreadable(reader=new, writer=old)]
-    if mode in {Mode.FORWARD, Mode.FULL}:
+    if asked in {Mode.FORWARD, Mode.FULL}:
         reasons += [f"FORWARD: {one}" for one in unreadable(reader=old, writer=new)]
     return tuple(reasons)
 

@@ -57,7 +57,7 @@ class Describing(Reading):
                 version before, and FULL of the first.
 
         Raises:
-            SchemaRefusedError: The version before does not allow it.
+            SchemaRefusedError: An earlier version does not allow it.
         """
         naming.check_project(project)
         naming.check_schema(name)
@@ -96,7 +96,13 @@ class Describing(Reading):
         known = self.schemas(project, name)
         if not known:
             return ()
-        return incompatible(layout, self.layout(known[-1]), mode or known[-1].mode)
+        newest, asked = known[-1], mode or known[-1].mode
+        reasons = list(incompatible(layout, self.layout(newest), asked))
+        if asked.transitive:
+            for one in reversed(known[:-1]):
+                found = incompatible(layout, self.layout(one), asked)
+                reasons += [f"{one.reference}: {reason}" for reason in found]
+        return tuple(reasons)
 
     def schemas(self, project: str | None = None, name: str | None = None) -> list[Schema]:
         """Return the versions of one project's schemas or of all, by name and number."""

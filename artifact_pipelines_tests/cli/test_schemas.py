@@ -67,4 +67,4 @@ def test_a_mode_that_is_none_is_named(command: Command, file: Path) -> None:
     found = command("schema", "register", "digits", "mlp", str(file), "--mode", "SIDEWAYS")
 
     assert found.code == 2
-    assert "choose one of BACKWARD, FORWARD, FULL, NONE" in found.err
+    assert "choose one of BACKWARD, FORWARD, FULL, BACKWARD_TRANSITIVE, " in found.err

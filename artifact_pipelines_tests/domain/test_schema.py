@@ -265,7 +265,7 @@ def test_a_mode_allows_what_its_consumers_can_really_load(name: str, mode: Mode)
         Mode.BACKWARD: backward,
         Mode.FORWARD: forward,
         Mode.FULL: backward and forward,
-    }[mode]
+    }[mode.pairwise]
 
     assert (incompatible(new, old, mode) == ()) == allowed, incompatible(new, old, mode)
     if mode is Mode.BACKWARD:

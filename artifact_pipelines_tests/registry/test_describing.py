@@ -42,6 +42,41 @@ def test_a_version_that_consumers_cannot_read_is_refused(registry: Registry) -> 
     assert registry.check_schema(PROJECT, "mlp", WIDER) != ()
 
 
+@pytest.mark.parametrize(
+    "mode, said",
+    [
+        (Mode.BACKWARD, ()),
+        (
+            Mode.BACKWARD_TRANSITIVE,
+            ("mlp@1: BACKWARD: the file card.md may be missing",),
+        ),
+    ],
+)
+def test_two_steps_that_are_each_allowed_may_break_with_the_first(
+    registry: Registry, mode: Mode, said: tuple[str, ...]
+) -> None:
+    layouts = [Layout.of({"files": files}) for files in (["a"], ["a", "card.md"])]
+    registry.register_schema(PROJECT, "mlp", layouts[0])
+    registry.register_schema(PROJECT, "mlp", layouts[1], Mode.FORWARD)
+    third = Layout.of({"files": ["card.md"]})
+
+    assert registry.check_schema(PROJECT, "mlp", third, mode) == said
+    if said:
+        with pytest.raises(SchemaRefusedError, match="mlp@1: BACKWARD"):
+            registry.register_schema(PROJECT, "mlp", third, mode)
+    else:
+        assert registry.register_schema(PROJECT, "mlp", third, mode).mode is mode
+
+
+def test_a_transitive_mode_is_registered_and_stays(registry: Registry) -> None:
+    registry.register_schema(PROJECT, "mlp", MLP, Mode.BACKWARD_TRANSITIVE)
+    second = registry.register_schema(PROJECT, "mlp", WIDER)
+
+    assert second.mode is Mode.BACKWARD_TRANSITIVE
+    with pytest.raises(SchemaRefusedError, match="BACKWARD: the tensor w may be F16"):
+        registry.register_schema(PROJECT, "mlp", MLP)
+
+
 def test_a_mode_stays_until_another_is_named(registry: Registry) -> None:
     registry.register_schema(PROJECT, "mlp", WIDER, Mode.BACKWARD)
 
