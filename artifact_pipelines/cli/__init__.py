@@ -16,6 +16,7 @@ from artifact_pipelines.cli import (
     encrypting,
     exporting,
     holding,
+    importing,
     keeping,
     mirroring,
     proving,
@@ -149,6 +150,7 @@ app.add_typer(training.datasets, name="dataset")
 app.add_typer(schemas.schemas, name="schema")
 app.add_typer(tracing.lineage, name="lineage")
 app.add_typer(receiving.inbox, name="inbox")
+app.add_typer(importing.imports, name="import")
 app.add_typer(keeping.retention, name="retention")
 app.add_typer(holding.holds, name="hold")
 app.add_typer(keeping.archive, name="archive")
