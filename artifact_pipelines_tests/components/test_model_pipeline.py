@@ -136,12 +136,11 @@ def test_the_component_describes_its_fields() -> None:
     assert {"MetricBound", "NoWorse", "Formats", "Retention", "Dataset"} <= fields["$defs"].keys()
 
 
-def test_the_graph_of_the_example(snapshot: SnapshotAssertion) -> None:
-    from digits_project.definitions import defs
-
+def outline(defs: dg.Definitions) -> dict[str, object]:
+    """Return what a code location holds, as people see it."""
     graph = defs.resolve_asset_graph()
     keys = sorted(graph.get_all_asset_keys(), key=str)
-    assert {
+    return {
         "assets": {
             key.to_user_string(): {
                 "after": sorted(parent.to_user_string() for parent in graph.get(key).parent_keys),
@@ -160,11 +159,26 @@ def test_the_graph_of_the_example(snapshot: SnapshotAssertion) -> None:
             if not job.name.startswith("__")
         ),
         "schedules": sorted(
-            (found.name, str(found.cron_schedule), found.default_status.value)
+            (found.name, str(found.cron_schedule), found.default_status.value, found.description)
             for found in (defs.resolve_schedule_def(one.name) for one in defs.schedules or ())
         ),
-        "sensors": [found.name for found in defs.sensors or ()],
-    } == snapshot
+        "sensors": sorted(
+            (found.name, found.default_status.value, found.description)
+            for found in (defs.resolve_sensor_def(one.name) for one in defs.sensors or ())
+        ),
+    }
+
+
+def test_the_graph_of_the_example(snapshot: SnapshotAssertion) -> None:
+    from digits_project.definitions import defs
+
+    assert outline(defs) == snapshot
+
+
+def test_the_graph_of_the_platform(snapshot: SnapshotAssertion) -> None:
+    from artifact_pipelines.definitions import defs
+
+    assert outline(defs) == snapshot
 
 
 def test_a_yaml_that_is_no_yaml_names_its_line(load: Load) -> None:

@@ -1,4 +1,4 @@
-"""What Dagster's daemon does with a location's sensor, in this process."""
+"""What people and Dagster's daemon do with a location, in this process."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +11,7 @@ from artifact_pipelines_tests.sample import fit
 from artifact_pipelines_tests.world import PROJECT, World
 
 TOPIC = "growth_events"
+QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}
 
 
 @dataclass
@@ -116,3 +117,33 @@ def outside(world: World, name: str, end: str = "well", epochs: int = 3) -> None
 def stages(world: World) -> dict[str, str]:
     with world.registry() as registry:
         return {stage: model.reference for stage, model in registry.stages(PROJECT).items()}
+
+
+def click(
+    world: World, assets: tuple[str, ...], run: str | None = None
+) -> dg.ExecuteInProcessResult:
+    """Materialize assets as the UI does: through the job over all of them."""
+    job = world.definitions().resolve_implicit_global_asset_job_def()
+    found: dg.ExecuteInProcessResult = job.execute_in_process(
+        instance=world.instance,
+        asset_selection=[dg.AssetKey([PROJECT, asset]) for asset in assets],
+        partition_key=run,
+        run_config={"loggers": QUIET},
+        raise_on_error=False,
+    )
+    return found
+
+
+def facts(world: World) -> dict[str, object]:
+    """Return what may never happen twice: trainings, models, moves."""
+    with world.registry() as registry:
+        return {
+            "checkpoints": [one.id for one in registry.checkpoints(PROJECT)],
+            "runs": [(one.artifact.id, one.state) for one in registry.runs(PROJECT)],
+            "models": [one.id for one in registry.models(PROJECT)],
+            "moves": [
+                (stage, move.seq)
+                for stage in registry.stages(PROJECT)
+                for move in registry.history(PROJECT, stage)
+            ],
+        }

@@ -13,40 +13,8 @@ from artifact_pipelines.defs.sync import Synced, sync
 from artifact_pipelines.domain.record import Input
 from artifact_pipelines.registry import Registry
 from artifact_pipelines.store.pack import object_key
-from artifact_pipelines_tests.defs.daemon import Daemon, outside, stages
+from artifact_pipelines_tests.defs.daemon import Daemon, click, facts, outside, stages
 from artifact_pipelines_tests.world import PROJECT, World
-
-QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}
-
-
-def click(
-    world: World, assets: tuple[str, ...], run: str | None = None
-) -> dg.ExecuteInProcessResult:
-    """Materialize assets as the UI does: through the job over all of them."""
-    job = world.definitions().resolve_implicit_global_asset_job_def()
-    found: dg.ExecuteInProcessResult = job.execute_in_process(
-        instance=world.instance,
-        asset_selection=[dg.AssetKey([PROJECT, asset]) for asset in assets],
-        partition_key=run,
-        run_config={"loggers": QUIET},
-        raise_on_error=False,
-    )
-    return found
-
-
-def facts(world: World) -> dict[str, object]:
-    """Return what may never happen twice: trainings, models, moves."""
-    with world.registry() as registry:
-        return {
-            "checkpoints": [one.id for one in registry.checkpoints(PROJECT)],
-            "runs": [(one.artifact.id, one.state) for one in registry.runs(PROJECT)],
-            "models": [one.id for one in registry.models(PROJECT)],
-            "moves": [
-                (stage, move.seq)
-                for stage in registry.stages(PROJECT)
-                for move in registry.history(PROJECT, stage)
-            ],
-        }
 
 
 def synced(world: World) -> Synced:
