@@ -109,6 +109,42 @@ def backtest_retention(
         raise typer.Exit(1)
 
 
+@retention.command("list")
+def list_plans(
+    project: Annotated[str | None, typer.Argument(help="The project; all if none.")] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """List plans, oldest first."""
+    with listing() as registry:
+        if registry is None:
+            plans = []
+        else:
+            names = registry.projects() if project is None else [project]
+            plans = [shapes.plan(found) for name in names for found in registry.plans(name)]
+    for row in plans:
+        row.pop("items")
+    if as_json:
+        show_json({"plans": plans})
+        return
+    show_table(
+        "Retention plans",
+        ("plan", "project", "made", "state", "approver", "#forget", "#bytes"),
+        [
+            (
+                short(row["plan"]),
+                row["project"],
+                row["made"],
+                row["state"],
+                row["approver"] or "",
+                row["totals"]["forget"]["artifacts"],
+                size(row["totals"]["forget"]["size_bytes"]),
+            )
+            for row in plans
+        ],
+    )
+
+
 @retention.command("show")
 def show_plan(plan: PlanId, *, html: Html = None, as_json: Json = False) -> None:
     """Show a plan: each artifact, what becomes of it, and why."""

@@ -16,8 +16,6 @@ from artifact_pipelines.domain.gate import FILES, Custom, Gate, NoWorse, Onnx, R
 from artifact_pipelines.domain.policy import Contract, Policy
 from artifact_pipelines.errors import ArtifactError, ConfigurationError
 
-# The platform's own assets stand under this name in the graph.
-PLATFORM = "registry"
 ASSETS = ("training_run", "checkpoints", "candidate", "retention_plan", "cleanup", "archive")
 DEFAULT_PROMOTION: Mapping[str, Any] = {"staging": "automatic", "production": {"approvals": 1}}
 
@@ -228,14 +226,13 @@ def check_project(name: str) -> None:
     """Refuse a name that a project's assets, jobs and tags cannot carry.
 
     Raises:
-        InvalidNameError: The naming rules refuse it.
-        ConfigurationError: It is too long for Dagster, or taken by the platform.
+        InvalidNameError: The naming rules refuse it, or it is taken by the platform.
+        ConfigurationError: It is too long for Dagster.
     """
-    naming.check_project(name)
-    if len(name) > _LONGEST_NAME or name == PLATFORM:
+    naming.check_own_project(name)
+    if len(name) > _LONGEST_NAME:
         raise ConfigurationError(
-            f"{name!r} cannot be used here; expected at most {_LONGEST_NAME} characters, and not "
-            f"{PLATFORM!r}, which is the platform's."
+            f"{name!r} cannot be used here; expected at most {_LONGEST_NAME} characters."
         )
 
 

@@ -62,6 +62,7 @@ def begin(owner: str | None = None) -> State:
         "approvals": {},
         "proven": {},
         "recalled": {},
+        "holds": {},
     }
 
 
@@ -277,16 +278,35 @@ def _recall(state: State, leaf: Leaf, body: Body, _text: PolicyText) -> None:
         state["recalled"].setdefault(artifact, leaf.seq)
 
 
+def _hold_place(state: State, leaf: Leaf, body: Body, _text: PolicyText) -> None:
+    (name,) = _texts(body, "name")
+    state["holds"].setdefault(leaf.subject, {})[name] = leaf.seq
+
+
+def _hold_lift(state: State, leaf: Leaf, body: Body, _text: PolicyText) -> None:
+    (name,) = _texts(body, "name")
+    # Two processes that lift the same hold at once say the same.
+    known = state["holds"].get(leaf.subject, {})
+    known.pop(name, None)
+    if not known:
+        state["holds"].pop(leaf.subject, None)
+
+
 def _forget(state: State, leaf: Leaf, _body: Body, _text: PolicyText) -> None:
-    for place, pointer in state["pointers"].items():
-        if pointer["artifact"] == leaf.subject:
-            raise GovernanceError(f"leaf {leaf.seq} forgets the model that {place} points at.")
+    _check_unneeded(state, leaf, "forgets")
 
 
 def _slim(state: State, leaf: Leaf, _body: Body, _text: PolicyText) -> None:
+    _check_unneeded(state, leaf, "slims")
+
+
+def _check_unneeded(state: State, leaf: Leaf, does: str) -> None:
+    """Refuse to take bytes from what a stage points at or a hold keeps."""
     for place, pointer in state["pointers"].items():
         if pointer["artifact"] == leaf.subject:
-            raise GovernanceError(f"leaf {leaf.seq} slims the model that {place} points at.")
+            raise GovernanceError(f"leaf {leaf.seq} {does} the model that {place} points at.")
+    for name, seq in sorted(state["holds"].get(leaf.subject, {}).items()):
+        raise GovernanceError(f"leaf {leaf.seq} {does} what the hold {name!r} of leaf {seq} keeps.")
 
 
 def _promote(state: State, leaf: Leaf, body: Body, policy_text: PolicyText) -> None:
@@ -455,6 +475,8 @@ _HANDLERS: Mapping[str, Callable[[State, Leaf, Body, PolicyText], None]] = {
     "approval": _approval,
     "alias_set": _alias_set,
     "recall": _recall,
+    "hold_place": _hold_place,
+    "hold_lift": _hold_lift,
     "forget": _forget,
     "slim": _slim,
     "promote": _promote,

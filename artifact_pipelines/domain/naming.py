@@ -10,6 +10,8 @@ from artifact_pipelines.errors import InvalidNameError
 
 MAX_PATH_BYTES: Final = 1024
 MAX_PART_BYTES: Final = 255
+CANARY: Final = "canary"
+"""The project and name of the dataset that prune plants, which must always be alive."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _OWNER: Final = re.compile(r"team:[A-Za-z0-9_.-]+|[^@\s]+@[^@\s]+")
@@ -34,6 +36,8 @@ _ASSETS: Final = frozenset(
         "training_run",
     }
 )
+# The projects of the platform itself.
+_RESERVED: Final = frozenset({CANARY, "registry"})
 # Characters that reorder text on a screen, so that a path reads as another one.
 _REORDERING: Final = frozenset(
     "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -49,6 +53,14 @@ def matches(pattern: re.Pattern[str], value: object) -> bool:
 def check_project(name: str) -> str:
     """Return a project's name."""
     return _checked(name, "project")
+
+
+def check_own_project(name: str) -> str:
+    """Return the name of a project that is not the platform's own."""
+    check_project(name)
+    if name.lower() in _RESERVED:
+        raise InvalidNameError(f"project name {name!r} is the platform's own; use another.")
+    return name
 
 
 def check_run(name: str) -> str:

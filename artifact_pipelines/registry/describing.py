@@ -59,7 +59,7 @@ class Describing(Reading):
         Raises:
             SchemaRefusedError: An earlier version does not allow it.
         """
-        naming.check_project(project)
+        naming.check_own_project(project)
         naming.check_schema(name)
         while True:
             known = self.schemas(project, name)

@@ -119,7 +119,7 @@ class Promoting(Entrusting):
 
     def set_policy(self, project: str, policy: Policy) -> str:
         """Put a policy in force, signed by the owner, and return its digest."""
-        naming.check_project(project)
+        naming.check_own_project(project)
         if self._policy_digest(project) == policy.digest:
             return policy.digest
         self.store.put_object(policy.encode())

@@ -11,11 +11,14 @@ from sqlalchemy.engine import Connection
 from artifact_pipelines.catalog import ledger, packs, tables
 from artifact_pipelines.catalog.catalog import Transaction
 from artifact_pipelines.domain import digest
+from artifact_pipelines.domain.naming import CANARY
+from artifact_pipelines.domain.record import Kind, Record
 from artifact_pipelines.errors import ArtifactError
 from artifact_pipelines.registry import steps
 from artifact_pipelines.registry.applying import Applying
 from artifact_pipelines.registry.liveness import Alive, alive
-from artifact_pipelines.registry.reading import CANARY, Artifact
+from artifact_pipelines.registry.publishing import NO_FILES, Draft
+from artifact_pipelines.registry.reading import Artifact
 from artifact_pipelines.registry.steps import Steps
 from artifact_pipelines.store.pack import object_key
 
@@ -104,7 +107,8 @@ class Pruning(Applying):
         known = self.datasets(CANARY, CANARY)
         if known:
             return known[0]
-        return self.publish_dataset(CANARY, CANARY, {"canary": secrets.token_bytes(64)})
+        record = Record(Kind.DATASET, CANARY, CANARY, content=NO_FILES)
+        return steps.run(self.publish(Draft(record, {"canary": secrets.token_bytes(64)})))
 
     def _alarm(self, disagreements: list[str]) -> None:
         """Write into the ledger what differs, once for as long as it stays the same."""

@@ -30,7 +30,7 @@ from artifact_pipelines.store.scanning import Buffers, Scan
 
 Files = Mapping[str, Path | bytes]
 
-_NO_FILES = Manifest(()).digest
+NO_FILES = Manifest(()).digest
 """What a draft's record cites until its files have been read."""
 
 _VERSIONED = {Kind.DATASET, Kind.MODEL}
@@ -68,11 +68,11 @@ class Publishing(Reading):
         annex: Mapping[str, Any] | None = None,
     ) -> Artifact:
         """Return a dataset version, registered unless the same one is there."""
-        naming.check_project(project)
+        naming.check_own_project(project)
         naming.check_dataset(name)
         self._check_free(project, name, Kind.TRAINING_RUN)
         record = Record(
-            Kind.DATASET, project, name, content=_NO_FILES, inputs=tuple(inputs), facts=facts or {}
+            Kind.DATASET, project, name, content=NO_FILES, inputs=tuple(inputs), facts=facts or {}
         )
         return steps.run(self.publish(Draft(record, files, annex=annex)))
 
@@ -95,7 +95,7 @@ class Publishing(Reading):
         Raises:
             ConflictError: A run of this name has other parameters or inputs.
         """
-        naming.check_project(project)
+        naming.check_own_project(project)
         naming.check_run(name)
         self._check_free(project, name, Kind.DATASET)
         lock = (files or {}).get("environment.txt")
@@ -103,7 +103,7 @@ class Publishing(Reading):
             Kind.TRAINING_RUN,
             project,
             name,
-            content=_NO_FILES,
+            content=NO_FILES,
             inputs=tuple(inputs),
             params=params or {},
             code=code or {},
@@ -140,7 +140,7 @@ class Publishing(Reading):
             Kind.CHECKPOINT,
             run.project,
             run.name,
-            content=_NO_FILES,
+            content=NO_FILES,
             inputs=tuple(inputs),
             run=run.id,
             step=step,
@@ -164,7 +164,7 @@ class Publishing(Reading):
             Kind.MODEL,
             checkpoint.project,
             checkpoint.project,
-            content=_NO_FILES,
+            content=NO_FILES,
             inputs=(Input("checkpoint", checkpoint.id), *evaluation),
             facts={"step": checkpoint.step, "metrics": checkpoint.metrics},
         )

@@ -30,8 +30,6 @@ from artifact_pipelines.registry.opened import Opened
 from artifact_pipelines.store.pack import Location
 
 READ_LEASE = 3600.0
-CANARY = "canary"
-"""The project and name of the dataset that prune plants, which must always be alive."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +176,7 @@ class Reading(Opened):
 
     def projects(self) -> list[str]:
         """Return the names of the projects that have anything."""
-        return [name for name in self.catalog.read(search.projects) if name != CANARY]
+        return [name for name in self.catalog.read(search.projects) if name != naming.CANARY]
 
     def datasets(self, project: str, name: str | None = None) -> list[Artifact]:
         """Return the dataset versions of a project, oldest first."""

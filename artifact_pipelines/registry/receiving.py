@@ -73,7 +73,7 @@ class Receiving(Publishing, Tracing):
         self, place: str, project: str, run: str, path: Path, files: Mapping[str, Path]
     ) -> Drop:
         try:
-            naming.check_project(project)
+            naming.check_own_project(project)
             naming.check_run(run)
         except InvalidNameError as error:
             return Drop(place, None, "refused", None, str(error))

@@ -46,7 +46,7 @@ class Encrypting(Reading):
         Raises:
             ConflictError: It has artifacts already, or was shredded.
         """
-        naming.check_project(project)
+        naming.check_own_project(project)
         there = {found.project: found for found in self.scopes()}
         if project in there and there[project].state == _ACTIVE:
             return there[project]

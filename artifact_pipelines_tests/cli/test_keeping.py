@@ -4,7 +4,7 @@ from pathlib import Path
 
 from artifact_pipelines.cli.output import printable, short, size
 from artifact_pipelines.registry import Registry
-from artifact_pipelines_tests.building import promoted, run, trained
+from artifact_pipelines_tests.building import promoted, run, tensors, trained
 from artifact_pipelines_tests.cli.conftest import Command, damage
 
 
@@ -30,6 +30,28 @@ def test_a_plan_is_approved_applied_and_pruned(
     assert pruned["disagreements"] == []
     assert before - after == pruned["freed_bytes"] > 0
     assert command("retention", "show", plan["plan"], "--json").json()["state"] == "applied"
+
+
+def test_plans_are_listed_with_what_became_of_them(command: Command, registry: Registry) -> None:
+    promoted(registry, "a", seed=1)
+    run(registry, "b", steps=6, seed=2)
+    plan = registry.approve_plan(registry.plan_retention("digits").id)
+    plans = command("retention", "list", "digits", "--json").json()["plans"]
+
+    assert [(row["plan"], row["state"]) for row in plans] == [(plan.id, "approved")]
+    assert plans[0]["totals"] == plan.totals()
+    assert plans == command("retention", "list", "--json").json()["plans"]
+    assert short(plan.id) in command("retention", "list").out
+    assert command("retention", "list", "other", "--json").json() == {"plans": []}
+
+
+def test_a_project_of_the_platform_is_refused(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(tensors(1))
+    place = ("--project", "canary", "--run", "run-1", "--step", "1")
+    refused = command("checkpoint", "import", str(tmp_path / "model.safetensors"), *place)
+
+    assert refused.code == 2
+    assert "project name 'canary' is the platform's own; use another" in refused.err
 
 
 def test_the_lineage_of_what_was_forgotten_answers(command: Command, registry: Registry) -> None:

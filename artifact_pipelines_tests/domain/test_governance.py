@@ -463,6 +463,24 @@ def test_what_a_stage_points_at_is_not_forgotten(log: Log) -> None:
         log.add("forget", {}, subject=FIRST)
 
 
+@pytest.mark.parametrize("action, does", [("forget", "forgets"), ("slim", "slims")])
+def test_what_a_hold_keeps_loses_nothing_until_it_is_lifted(
+    log: Log, action: str, does: str
+) -> None:
+    hold = {"project": PROJECT, "name": "lawsuit", "reason": "asked for", "inputs": False}
+    placed = log.add("hold_place", hold, subject=THIRD)
+    log.add("hold_place", {**hold, "name": "paper"}, subject=THIRD)
+    log.add("hold_lift", {**hold, "name": "paper"}, subject=THIRD)
+
+    with pytest.raises(GovernanceError, match=f"{does} what the hold 'lawsuit' of leaf {placed}"):
+        log.add(action, {}, subject=THIRD)
+
+    log.add("hold_lift", hold, subject=THIRD)
+    log.add("hold_lift", hold, subject=THIRD)
+    log.add(action, {}, subject=THIRD)
+    assert log.state["holds"] == {}
+
+
 # Approvals
 
 

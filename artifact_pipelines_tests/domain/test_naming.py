@@ -65,6 +65,13 @@ def test_a_name_that_reads_as_a_version_is_refused(check: Callable[[str], str], 
         check(name)
 
 
+@pytest.mark.parametrize("name", ["canary", "Canary", "registry"])
+def test_a_project_may_not_take_the_name_of_one_of_the_platform(name: str) -> None:
+    assert naming.check_project(name) == name
+    with pytest.raises(InvalidNameError, match=f"project name '{name}' is the platform's own"):
+        naming.check_own_project(name)
+
+
 @pytest.mark.parametrize("name", ["training_run", "checkpoints", "Production", "cleanup"])
 def test_a_dataset_may_not_take_the_name_of_another_asset(name: str) -> None:
     with pytest.raises(InvalidNameError, match="taken by an asset"):

@@ -8,13 +8,13 @@ import sqlalchemy as sa
 
 from artifact_pipelines.catalog import packs, tables
 from artifact_pipelines.catalog.catalog import Transaction
+from artifact_pipelines.domain.naming import CANARY
 from artifact_pipelines.domain.policy import Policy
 from artifact_pipelines.domain.record import Kind, Record
 from artifact_pipelines.errors import BehindError, SessionLostError
 from artifact_pipelines.registry import Registry
 from artifact_pipelines.registry.opened import leaf_key
 from artifact_pipelines.registry.publishing import Draft
-from artifact_pipelines.registry.reading import CANARY
 from artifact_pipelines_tests import building, crashing
 from artifact_pipelines_tests.building import PROJECT
 
