@@ -15,7 +15,9 @@ import yaml
 from safetensors.numpy import save_file
 
 import digits_project
+from artifact_pipelines.gates.jobs import GateCase
 from digits_project import data, train
+from digits_project.gates import calibration
 from digits_project.serve import Floats, predict
 
 PROJECT = Path(digits_project.__file__).parent
@@ -225,6 +227,27 @@ def test_the_accuracy_of_each_slice_by_label_is_the_recall_of_its_digit(tmp_path
     slices = pd.Series(np.asarray(measured["accuracy"])).groupby(frame["label"]).mean()
     assert len(slices) == data.CLASSES
     assert slices.min() == measured["worst_class_recall"]
+
+
+@pytest.mark.parametrize("sharper, passed", [(1, True), (30, False)])
+def test_a_model_that_is_too_sure_of_itself_fails_the_teams_own_gate(
+    tmp_path: Path, sharper: int, passed: bool
+) -> None:
+    (limit,) = (gate["limit"] for gate in DECLARED["gates"] if "gate" in gate)
+    tensors = {
+        name: tensor * np.float32(sharper if name.startswith("output") else 1)
+        for name, tensor in baseline()[-1].tensors.items()
+    }
+    save_file(tensors, tmp_path / "model.safetensors")
+    # Half of the labels are wrong where the model is made too sure, so that it cannot be right.
+    frame = data.load(*FIRST_HOLDOUT)
+    if not passed:
+        frame.loc[::2, "label"] = (frame.loc[::2, "label"] + 1) % data.CLASSES
+    found = calibration(GateCase(tmp_path, None, frame, {}, {}), limit)
+
+    assert found["passed"] == passed
+    assert (found["values"]["gap"] <= limit) == passed
+    assert sum(one["images"] for one in found["evidence"]["bins"].values()) == len(frame)
 
 
 def test_a_digit_that_does_not_occur_counts_for_nothing(tmp_path: Path) -> None:
