@@ -4,12 +4,15 @@ import contextlib
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from artifact_pipelines.cli.opening import writing
 from artifact_pipelines.cli.output import Json, say, show_json, show_table
+
+if TYPE_CHECKING:
+    from artifact_pipelines.integrations.mlflow_store import Item
 
 imports = typer.Typer(help="Bring in what other tools keep.", no_args_is_help=True)
 
@@ -37,8 +40,47 @@ def import_mlflow(
 
     with contextlib.nullcontext() if dry_run else writing() as registry:
         items = import_mlflow(registry, database, project, experiment=experiment)
+    _show("MLflow", database, project, items, receipt, dry_run=dry_run, as_json=as_json)
+
+
+@imports.command("huggingface")
+def import_huggingface(
+    folder: Annotated[Path, typer.Argument(help="The folder, with config.json and weights.")],
+    project: Project,
+    run: Annotated[str, typer.Option("--run", help="The name of the run that it becomes.")],
+    base: Annotated[
+        str | None, typer.Option("--base", help="The checkpoint or model it was made from.")
+    ] = None,
+    dataset: Annotated[
+        list[str] | None, typer.Option("--dataset", help="What it was trained on; repeatable.")
+    ] = None,
+    receipt: Receipt = None,
+    *,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Import a model folder as Hugging Face's libraries save it; it is only read."""
+    from artifact_pipelines.integrations.model_folder import import_model_folder
+
+    with writing() as registry:
+        items = import_model_folder(
+            registry, folder, project, run, base=base, datasets=dataset or (), dry_run=dry_run
+        )
+    _show("Hugging Face", folder, project, items, receipt, dry_run=dry_run, as_json=as_json)
+
+
+def _show(
+    title: str,
+    source: Path,
+    project: str,
+    items: "list[Item]",
+    receipt: Path | None,
+    *,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
     shape = {
-        "source": str(database),
+        "source": str(source),
         "project": project,
         "dry_run": dry_run,
         "items": [asdict(item) for item in items],
@@ -49,7 +91,7 @@ def import_mlflow(
         show_json(shape)
     elif items:
         show_table(
-            "MLflow",
+            title,
             ("kind", "there", "=outcome", "=here", "said"),
             [(one.kind, one.source, one.outcome, one.reference, one.said) for one in items],
         )
