@@ -70,8 +70,16 @@ def test_the_production_instance_is_accepted_and_works(database: str, tmp_path: 
         assert instance.get_dynamic_partitions("digits_runs") == [database]
         assert type(instance.event_log_storage).__name__ == "PostgresEventLogStorage"
         assert type(instance.compute_log_manager).__name__ == "S3ComputeLogManager"
+        assert type(instance.run_launcher).__name__ == "DefaultRunLauncher"
         assert not instance.telemetry_enabled
         assert instance.get_settings("run_retries")["retry_on_asset_or_op_failure"] is False
+
+
+def test_nobody_looks_for_a_run_by_the_number_of_its_process_on_another_machine() -> None:
+    plain = read(PRODUCTION / "dagster.yaml")
+
+    assert plain["run_launcher"]["class"] == "DefaultRunLauncher"
+    assert plain["run_monitoring"]["poll_interval_seconds"] >= 30
 
 
 def test_on_kubernetes_runs_are_jobs(
