@@ -31,7 +31,7 @@ ROUNDS = 7
 MODEL = 16 << 20
 
 SINGLE_LIMIT = 0.8  # of the one-row commits a second
-BATCH_LIMIT = 15_000  # leaves a second; 50,000 is the aim
+BATCH_LIMIT = 50_000  # leaves a second
 PROOF_LIMIT = 50.0  # microseconds
 RESOLVE_LIMIT = 5.0  # milliseconds above reading and hashing
 

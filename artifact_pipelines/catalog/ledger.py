@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import Connection
 
 from artifact_pipelines.catalog import fold, tables
@@ -28,6 +29,10 @@ _MOVE = (
     .where(tables.ledger_head.c.id == 1)
     .values(size=sa.bindparam("to"), peaks=sa.bindparam("roots"), time=sa.bindparam("at"))
 )
+_ADD = {
+    table.name: str(sa.insert(table).compile(dialect=sqlite.dialect()))
+    for table in (tables.leaf, tables.tree_node)
+}
 
 
 def create(tx: Transaction, origin: str) -> bool:
@@ -64,7 +69,7 @@ def append(
 ) -> Leaf:
     """Append one leaf, apply it to the catalog and return it."""
     head = lock(tx)
-    sealed = digest.seal(body)
+    ((sealed, said),) = digest.seal_all([body])
     at = _time(head)
     leaf = Leaf(
         seq=head.size,
@@ -74,8 +79,7 @@ def append(
         subject=subject,
         body=digest.sha256(sealed),
     )
-    # What is plain reads back as it is; what is not is applied as a rebuild would read it.
-    said = body if digest.is_plain(body) else digest.parse(sealed)
+    # A body is applied as a rebuild would read it.
     _write(tx, head, leaf, sealed, _project_of(said), at)
     fold.apply(tx, leaf, said, publication)
     return leaf
@@ -92,24 +96,35 @@ def append_many(
     at = _time(head)
     time = timestamp(at)
     peaks = _peaks(head)
-    leaves, rows, nodes, bodies = [], [], [], []
-    for seq, (action, subject, body) in enumerate(entries, head.size):
-        sealed = digest.seal(body)
-        leaf = Leaf(seq, time, actor, action, subject, digest.sha256(sealed))
-        said = body if digest.is_plain(body) else digest.parse(sealed)
-        envelope, hashed = leaf.encode(), leaf.hash
-        rows.append(_row(leaf, envelope, sealed, hashed, _project_of(said)))
+    leaves, rows, nodes = [], [], []
+    sealed = digest.seal_all([body for _, _, body in entries])
+    for seq, ((action, subject, _), (body, said)) in enumerate(
+        zip(entries, sealed, strict=True), head.size
+    ):
+        leaf = Leaf(seq, time, actor, action, subject, digest.sha256(body))
+        hashed = leaf.hash
+        rows.append(_row(leaf, body, hashed, _project_of(said)))
         nodes += _grow(peaks, seq, hashed)
         leaves.append(leaf)
-        bodies.append(said)
     if leaves:
-        tx.conn.execute(sa.insert(tables.leaf), rows)
-        if nodes:
-            tx.conn.execute(sa.insert(tables.tree_node), nodes)
+        _insert(tx.conn, tables.leaf, rows)
+        _insert(tx.conn, tables.tree_node, nodes)
         _move_head(tx, leaves[-1].seq + 1, peaks, at)
-    for leaf, said in zip(leaves, bodies, strict=True):
+    for leaf, (_, said) in zip(leaves, sealed, strict=True):
         fold.apply(tx, leaf, said)
     return leaves
+
+
+def _insert(conn: Connection, table: sa.Table, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Insert rows, each with every column in the table's order."""
+    if not rows:
+        return
+    if conn.dialect.name == "sqlite":
+        # There is nothing to convert: the driver takes the rows as they are.
+        conn.exec_driver_sql(_ADD[table.name], list(rows))
+        return
+    names = [column.name for column in table.columns]
+    conn.execute(sa.insert(table), [dict(zip(names, row, strict=True)) for row in rows])
 
 
 def insert(
@@ -131,30 +146,26 @@ def _write(
     project: str | None,
     at: float,
 ) -> None:
-    envelope, hashed = leaf.encode(), leaf.hash
-    # The values apart from the statement: it is then compiled once in a process.
-    tx.conn.execute(sa.insert(tables.leaf), [_row(leaf, envelope, body, hashed, project)])
+    hashed = leaf.hash
+    _insert(tx.conn, tables.leaf, [_row(leaf, body, hashed, project)])
     peaks = _peaks(head)
-    nodes = _grow(peaks, leaf.seq, hashed)
-    if nodes:
-        tx.conn.execute(sa.insert(tables.tree_node), nodes)
+    _insert(tx.conn, tables.tree_node, _grow(peaks, leaf.seq, hashed))
     _move_head(tx, leaf.seq + 1, peaks, at)
 
 
-def _row(
-    leaf: Leaf, envelope: bytes, body: bytes | None, hashed: bytes, project: str | None
-) -> dict[str, Any]:
-    return {
-        "seq": leaf.seq,
-        "time": leaf.time,
-        "actor": leaf.actor,
-        "action": leaf.action,
-        "subject": leaf.subject,
-        "project": project,
-        "envelope": envelope,
-        "body": body,
-        "hash": hashed,
-    }
+def _row(leaf: Leaf, body: bytes | None, hashed: bytes, project: str | None) -> tuple[Any, ...]:
+    """Return a leaf's columns, in the table's order."""
+    return (
+        leaf.seq,
+        leaf.time,
+        leaf.actor,
+        leaf.action,
+        leaf.subject,
+        project,
+        leaf.encode(),
+        body,
+        hashed,
+    )
 
 
 def _peaks(head: sa.Row[Any]) -> list[bytes]:
@@ -164,13 +175,13 @@ def _peaks(head: sa.Row[Any]) -> list[bytes]:
     ]
 
 
-def _grow(peaks: list[bytes], index: int, node: bytes) -> list[dict[str, Any]]:
+def _grow(peaks: list[bytes], index: int, node: bytes) -> list[tuple[int, int, bytes]]:
     """Add a leaf's hash to the peaks, and return the tree nodes that it completes."""
-    nodes: list[dict[str, Any]] = []
+    nodes: list[tuple[int, int, bytes]] = []
     while index % 2:
         node = merkle.node_hash(peaks.pop(), node)
         index //= 2
-        nodes.append({"level": len(nodes) + 1, "index": index, "hash": node})
+        nodes.append((len(nodes) + 1, index, node))
     peaks.append(node)
     return nodes
 

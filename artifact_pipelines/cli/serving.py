@@ -318,18 +318,25 @@ def show_history(
     *,
     as_json: Json = False,
 ) -> None:
-    """Show what a stage served, since when, and who moved it."""
+    """Show what a stage serves, or served at a time, and who moved it under which policy."""
     project, stage = _pointer(pointer, stage)
     with reading() as registry:
         projects(registry, project)
         moves = registry.history(project, stage, None if at is None else utc(at))
     if as_json:
         rows = [shapes.move(found) for found in moves]
-        show_json({"project": project, "stage": stage, "moves": rows})
+        live = rows[-1] if rows else None
+        show_json({"project": project, "stage": stage, "at": at, "live": live, "moves": rows})
         return
     if not moves:
         say(f"{project}@{stage} served nothing{'' if at is None else f' by {at}'}.")
         return
+    last = moves[-1]
+    when = "is" if at is None else f"at {at} was"
+    say(
+        f"{project}@{stage} {when} {last.model.reference}, since {moment(last.time)}, by"
+        f" {last.actor} ({last.action}), under the policy {short(last.policy)}."
+    )
     show_table(
         f"{project}@{stage}",
         ("=since", "=model", "=by", "who", "=policy", "#leaf"),

@@ -5,7 +5,7 @@ import json
 import math
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import rfc8785
@@ -68,12 +68,24 @@ def canonical(value: object) -> bytes:
     try:
         if is_plain(value):
             # For these the encoder of the standard library writes the same bytes, in C.
-            return _PLAIN.encode(value).encode("utf-8")
+            return _plain(value)
         return rfc8785.dumps(_portable(value, 0))
     except UnicodeEncodeError:
         raise InvalidFormatError("a value holds a lone surrogate, which UTF-8 cannot.") from None
     except rfc8785.CanonicalizationError as error:
         raise InvalidFormatError(f"a value cannot be written as canonical JSON: {error}.") from None
+
+
+def _plain(value: object) -> bytes:
+    """Return what is plain as canonical JSON.
+
+    Raises:
+        InvalidFormatError: If it holds a lone surrogate.
+    """
+    try:
+        return _PLAIN.encode(value).encode("utf-8")
+    except UnicodeEncodeError:
+        raise InvalidFormatError("a value holds a lone surrogate, which UTF-8 cannot.") from None
 
 
 def is_plain(value: object, depth: int = 0) -> bool:  # noqa: PLR0911  one for each kind
@@ -213,3 +225,23 @@ def seal(body: Mapping[str, Any], salt: str | None = None) -> bytes:
     elif _SALT.fullmatch(salt) is None:
         raise InvalidFormatError(f"a salt must be 32 lowercase hexadecimal digits, not {salt!r}.")
     return canonical({**body, "salt": salt})
+
+
+def seal_all(bodies: Sequence[Mapping[str, Any]]) -> list[tuple[bytes, Mapping[str, Any]]]:
+    """Return each body sealed with a random salt of its own, and as it reads back.
+
+    Raises:
+        InvalidFormatError: If a body has a salt already or has no JSON form.
+    """
+    salts = secrets.token_hex(SALT_BYTES * len(bodies))
+    width = 2 * SALT_BYTES
+    sealed: list[tuple[bytes, Mapping[str, Any]]] = []
+    for start, body in zip(range(0, len(salts), width), bodies, strict=True):
+        salt = salts[start : start + width]
+        if type(body) is dict and "salt" not in body and is_plain(body):
+            # What is plain reads back as it is.
+            sealed.append((_plain({**body, "salt": salt}), body))
+        else:
+            written = seal(body, salt)
+            sealed.append((written, parse(written)))
+    return sealed

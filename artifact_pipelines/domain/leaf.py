@@ -51,9 +51,10 @@ is sealed JSON: its fields and a salt, cited by the SHA-256 of its bytes. The bo
 A statement is text beside `key` and `signature` (see `signing`).
 """
 
-import json
 import re
 from dataclasses import InitVar, dataclass, field
+from functools import lru_cache
+from json.encoder import encode_basestring_ascii
 from typing import Final, Self
 
 from artifact_pipelines.domain import digest, merkle, naming
@@ -68,6 +69,7 @@ _TIME: Final = re.compile(
 _ACTOR: Final = re.compile(r"[0-9a-f]{16,64}")
 _ACTION: Final = re.compile(r"[a-z][a-z_]{0,63}")
 _SUBJECT: Final = re.compile(r"[!-~]{1,300}")
+_PATTERNS: Final = {"time": _TIME, "actor": _ACTOR, "action": _ACTION}
 _FIELDS: Final = frozenset({"format", "seq", "time", "actor", "action", "subject", "body"})
 
 
@@ -98,23 +100,21 @@ class Leaf:
         """Refuse what no envelope may say."""
         if type(self.seq) is not int or not 0 <= self.seq <= digest.MAX_INTEGER:
             raise InvalidFormatError(f"a leaf must be numbered from 0, not {self.seq!r}.")
-        for name, pattern in (
-            ("time", _TIME),
-            ("actor", _ACTOR),
-            ("action", _ACTION),
-            ("subject", _SUBJECT),
-        ):
-            value = getattr(self, name)
-            if not naming.matches(pattern, value):
+        # The subject alone is new with every leaf: the rest is looked up.
+        for name, value in (("time", self.time), ("actor", self.actor), ("action", self.action)):
+            if not _is_valid(name, value):
                 raise InvalidFormatError(f"leaf {self.seq} has no valid {name}: {value!r}.")
-        digest.check_sha256(self.body, f"the body of leaf {self.seq}")
+        if not naming.matches(_SUBJECT, self.subject):
+            raise InvalidFormatError(f"leaf {self.seq} has no valid subject: {self.subject!r}.")
+        if not digest.is_sha256(self.body):
+            digest.check_sha256(self.body, f"the body of leaf {self.seq}")
         object.__setattr__(self, "_encoded", stored or self._canonical())
 
     def _canonical(self) -> bytes:
         """Return the envelope as canonical JSON; only the subject may hold what is escaped."""
         return (
             f'{{"action":"{self.action}","actor":"{self.actor}","body":"{self.body}",'
-            f'"format":"{FORMAT}","seq":{self.seq},"subject":{json.dumps(self.subject)},'
+            f'"format":"{FORMAT}","seq":{self.seq},"subject":{encode_basestring_ascii(self.subject)},'
             f'"time":"{self.time}"}}'
         ).encode()
 
@@ -138,3 +138,12 @@ class Leaf:
     def hash(self) -> bytes:
         """The leaf's hash in the tree."""
         return merkle.leaf_hash(self._encoded)
+
+
+def _is_valid(name: str, value: object) -> bool:
+    return isinstance(value, str) and _fits(name, value)
+
+
+@lru_cache(maxsize=1024)
+def _fits(name: str, value: str) -> bool:
+    return naming.matches(_PATTERNS[name], value)

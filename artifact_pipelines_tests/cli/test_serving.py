@@ -86,11 +86,16 @@ def test_the_history_answers_for_a_time(command: Command, registry: Registry) ->
     promoted(registry, "b", seed=2)
     first, second = command("model", "history", "digits", "--json").json()["moves"]
     then = command("model", "history", "digits", "--at", first["time"], "--json").json()["moves"]
-    before = command("model", "history", "digits", "--at", "2001-01-01", "--json").json()["moves"]
+    before = command("model", "history", "digits", "--at", "2001-01-01", "--json").json()
+    live = command("model", "history", "digits", "--at", first["time"], "--json").json()["live"]
+    said = command("model", "history", "digits", "--at", first["time"]).out.splitlines()[0]
 
     assert then == [first]
     assert second["reference"] == "digits/v2"
-    assert before == []
+    assert (before["moves"], before["live"]) == ([], None)
+    assert live == first
+    assert said.startswith(f"digits@production at {first['time']} was digits/v1, since ")
+    assert f"by {first['actor']} (promote), under the policy {first['policy'][:8]}" in said
 
 
 def test_a_time_that_is_none_is_a_usage_error(command: Command, registry: Registry) -> None:

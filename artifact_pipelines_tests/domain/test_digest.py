@@ -184,3 +184,18 @@ def test_what_is_no_digest_is_refused(value: object) -> None:
     assert not digest.is_sha256(value)
     with pytest.raises(InvalidFormatError, match="the thing must be a SHA-256"):
         digest.check_sha256(value, "the thing")
+
+
+@given(st.lists(OBJECTS.filter(lambda body: "salt" not in body), max_size=4))
+def test_bodies_sealed_at_once_are_canonical_and_read_back_as_they_are_applied(
+    bodies: list[dict[str, Any]],
+) -> None:
+    sealed = digest.seal_all(bodies)
+    salts = [str(digest.parse(written)["salt"]) for written, _ in sealed]
+
+    assert [digest.seal(body, salt) for body, salt in zip(bodies, salts, strict=True)] == [
+        written for written, _ in sealed
+    ]
+    for (written, said), salt in zip(sealed, salts, strict=True):
+        assert {**said, "salt": salt} == digest.parse(written)
+    assert len(set(salts)) == len(bodies)
