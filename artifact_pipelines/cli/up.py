@@ -13,8 +13,6 @@ from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import typer
 
@@ -225,6 +223,8 @@ def _check_free(port: int) -> None:
 def _wait_until_ready(
     port: int, services: list[tuple[str, subprocess.Popen[bytes]]], found: Settings
 ) -> None:
+    from urllib.request import urlopen  # it costs every other command its start
+
     note("Starting the Dagster services; the first start takes about half a minute.")
     until = time.monotonic() + _PATIENCE
     while time.monotonic() < until:
@@ -232,7 +232,7 @@ def _wait_until_ready(
         try:
             with urlopen(f"http://127.0.0.1:{port}/server_info", timeout=5):
                 return
-        except (URLError, OSError):
+        except OSError:
             time.sleep(0.25)
     raise StoppedError(f"the UI did not answer within {_PATIENCE:.0f} s; see {_folder(found)}.")
 
