@@ -56,6 +56,23 @@ def test_a_folder_becomes_a_model_with_declared_lineage(registry: Registry, fold
     }
 
 
+@pytest.mark.integrations
+@pytest.mark.timeout(180)
+def test_a_folder_that_transformers_saves_is_taken_and_loads_again(
+    registry: Registry, tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8}
+    config = transformers.BertConfig(num_hidden_layers=1, vocab_size=16, **sizes)
+    transformers.BertModel(config).save_pretrained(tmp_path / "saved")
+    import_model_folder(registry, tmp_path / "saved", "p", "hub")
+    again = registry.fetch("p/v1", tmp_path / "fetched")
+    loaded = transformers.BertModel.from_pretrained(again)
+
+    assert loaded.config.vocab_size == 16
+    assert registry.find("p/hub").record.facts["huggingface"]["model_type"] == "bert"
+
+
 def test_what_is_not_whole_is_refused(registry: Registry, folder: Path) -> None:
     index = {"weight_map": {"w": "model-00001-of-00002.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
