@@ -88,8 +88,11 @@ class Workspace:
         return ran.stdout
 
     @contextmanager
-    def dagster(self) -> Iterator[Callable[[], str]]:
-        """Run `dagster dev` and yield what reads its output; everything of it is killed."""
+    def dagster(self, *words: str, where: str = ".") -> Iterator[Callable[[], str]]:
+        """Run `dagster dev`, or another command that opens the UI, and yield what reads its output.
+
+        Everything of it is killed.
+        """
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -97,10 +100,10 @@ class Workspace:
         with log.open("ab") as output:
             process = subprocess.Popen(
                 [
-                    *(str(Path(sys.executable).parent / "dagster"), "dev"),
-                    *("-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)),
+                    *(words or ("dagster", "dev", "-w", "workspace.yaml")),
+                    *("-h", "127.0.0.1", "-p", str(port)),
                 ],
-                cwd=self.folder,
+                cwd=self.folder / where,
                 env=self.environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -177,6 +180,26 @@ def test_a_model_trained_elsewhere_arrives_in_staging_once_though_the_daemon_is_
             wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey([PROJECT, asset]))
             shown = instance.fetch_materializations(wanted, limit=10).records
             assert {record.partition_key for record in shown} == {"elsewhere"}, asset
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(600)
+def test_dg_dev_trains_a_project_that_was_just_made_again_by_cron(workspace: Workspace) -> None:
+    declared = workspace.folder / PROJECT / "churn_project" / "defs" / PROJECT / "defs.yaml"
+    text = declared.read_text()
+    asleep = '# schedule: "0 3 * * *"'
+    assert asleep in text
+    declared.write_text(text.replace(asleep, 'schedule: "* * * * *"'))
+    workspace.run("-c", DATA, where=PROJECT)
+    with workspace.dagster("dg", "dev", where=PROJECT) as log:
+        _wait_for(lambda: bool(workspace.staging()), log)
+
+    with workspace.registry() as registry:
+        trained = [view.artifact.name for view in registry.runs(PROJECT)]
+        assert trained
+        assert all(name.startswith("sched-") for name in trained)
+        assert len(trained) == len(set(trained))
+        assert registry.verify_ledger().ok
 
 
 def _going_on(home: Path) -> bool:
