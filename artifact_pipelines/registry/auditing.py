@@ -132,7 +132,7 @@ class Auditing(Pruning, Scrubbing, Weighing, Encrypting):
         rows = self.catalog.read(ledger.leaves, 0, head.size)
         hashes, state = [], governance.begin()
         for number, row in enumerate(rows):
-            hashes.append(merkle.leaf_hash(bytes(row.envelope)))
+            hashes.append(merkle.leaf_hash(_raw(row.envelope)))
             problems += _leaf_problems(self.store, number, row, state)
         root = merkle.root(hashes)
         erased = {row.subject for row in rows if row.action == "erase"}
@@ -355,6 +355,11 @@ def _roots(hashes: list[bytes]) -> dict[int, bytes]:
     return roots
 
 
+def _raw(stored: bytes | str) -> bytes:
+    """Return stored bytes, also where somebody has put a text in their place."""
+    return stored.encode() if isinstance(stored, str) else bytes(stored)
+
+
 def _leaf_problems(
     store: Store, number: int, row: sa.Row[Any], state: governance.State
 ) -> list[str]:
@@ -373,7 +378,11 @@ def _leaf_problems(
         body = None if row.body is None else digest.parse(bytes(row.body))
         governance.replay(state, leaf, body, store.get_object)
     except (ArtifactError, OSError, KeyError) as error:
-        problems.append(str(error))
+        said = str(error)
+        problems.append(said if f"leaf {number}" in said else f"leaf {number}: {said}")
+    except TypeError:
+        # SQLite keeps a text where bytes were, once somebody has edited them as text.
+        problems.append(f"leaf {number} in the catalog holds text in place of its bytes.")
     return problems
 
 

@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 
 from artifact_pipelines.catalog import ledger, tables
 from artifact_pipelines.domain import digest, naming
-from artifact_pipelines.errors import ConflictError, LedgerError, UnknownArtifactError
+from artifact_pipelines.errors import ConflictError, LedgerError, SourceError, UnknownArtifactError
 from artifact_pipelines.registry import verify
 from artifact_pipelines.registry.keys import LOG
 from artifact_pipelines.registry.reading import Artifact
@@ -109,11 +109,12 @@ class Bundling(SigningOff):
                 raise LedgerError(
                     f"the catalog does not know the move of {reference} that is signed."
                 )
-            return _Subject(reference, self.get(found), parsed.stage, seq)
+            named = f"{parsed.project}@{parsed.stage}"
+            return _Subject(named, self.get(found), parsed.stage, seq)
         artifact = self.find(reference)
         if artifact.seq >= newest.size:
             raise LedgerError(f"no signed tree head covers {artifact.reference} yet.")
-        return _Subject(reference, artifact, None, artifact.seq)
+        return _Subject(artifact.reference, artifact, None, artifact.seq)
 
     def _write_bundle(
         self, folder: Path, subject: _Subject, heads: list[sa.Row[Any]], *, with_bytes: bool
@@ -189,11 +190,16 @@ def verify_bundle(folder: Path, key: str | None = None, head: Path | None = None
 
     Raises:
         UnknownArtifactError: The folder is no bundle.
+        SourceError: The kept head cannot be read.
     """
     if not (folder / "bundle.json").is_file():
         raise UnknownArtifactError(f"{folder} is no bundle: it has no bundle.json.")
-    kept = None if head is None else head.read_text(encoding="utf-8")
-    report: dict[str, Any] = verify.check(folder, key, kept)
+    try:
+        kept = None if head is None else head.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise SourceError(f"the tree head {head} cannot be read: {error}.") from error
+    given = None if key is None else key.strip().lower()
+    report: dict[str, Any] = verify.check(folder, given, kept)
     inside = folder / _VERIFIER
     if inside.is_file() and inside.read_bytes() != Path(verify.__file__).read_bytes():
         said = f"{_VERIFIER} in the bundle is another program than the one that is installed here."

@@ -13,7 +13,7 @@ from artifact_pipelines.catalog import tables
 from artifact_pipelines.domain import digest, naming
 from artifact_pipelines.domain.policy import PRODUCTION, Approvals, Policy
 from artifact_pipelines.domain.record import Kind
-from artifact_pipelines.domain.signing import SignedStatement
+from artifact_pipelines.domain.signing import SignedStatement, TreeHead
 from artifact_pipelines.domain.stage import (
     decide_rollback,
 )
@@ -395,9 +395,26 @@ class Promoting(Entrusting):
         if signed.get(f"{said['project']}/{said['stage']}") != seq:
             raise LedgerError(f"the signed log does not prove what {reference} points at.")
         model = self.get(said["artifact"])
+        self._check_published(model, newest)
         if model.recalled:
             raise LedgerError(f"{reference} points at {model.reference}, which was recalled.")
         return Resolved(model, seq, proof, self._pointer(parsed.project, parsed.stage)[1] != seq)
+
+    def _check_published(self, model: Artifact, newest: tuple[TreeHead, str, str] | None) -> None:
+        """Refuse a model whose row is not what its record and its signed leaf say.
+
+        Whoever pins a digest or a name that was printed must not be pinning an edited row.
+        """
+        proof = self.prove(model.seq, newest)
+        leaf, body, _ = proof.verify(self.log_key(proof.size))
+        row = (model.id, model.record.id, model.record.content, model.content, model.version)
+        content = body.get("content")
+        said = (leaf.subject, leaf.subject, content, content, body.get("version"))
+        if leaf.action != "publish" or row != said:
+            raise LedgerError(
+                f"the catalog's row of {model.id[:16]} is not what was signed for it; "
+                "run: artifact-pipelines catalog rebuild"
+            )
 
     def verdicts(self, model: Artifact) -> list[Verdict]:
         """Return the newest verdict of each gate for a model, by gate."""

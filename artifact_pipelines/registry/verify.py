@@ -2,16 +2,14 @@
 
     python -I -S verify.py [--key HEX] [--head FILE] [FOLDER]
 
-Needs Python's standard library and nothing else. The folder is this file's unless named.
---key is the log's public key, known from elsewhere: without it the bundle is only shown to
-agree with itself. --head is a tree head that you kept: the log must begin with the leaves
-that it covers. Where the bundle leaves the model's files out, put yours under files/.
+The folder is this file's unless named. --key is the log's public key, known from elsewhere:
+without it the bundle is only shown to agree with itself. --head is a tree head that you kept:
+the log must begin with what it covers. Put files that the bundle leaves out under files/.
 
 The exit code is 0 if all of this holds, else 1: the envelopes are all there, as every signed
-tree head covers them; every body is the one that its envelope cites; every decision was signed
-by a key that had the role then, and every move of the project's stages was allowed by the
-verdicts, approvals and policy text of that moment; the heads commit to where the stages point;
-records, manifests, lineage and files match their digests; and nothing else is in the folder.
+head covers them, and bodies are what they cite; who signed a decision had the role then; every
+move of a stage was allowed by the verdicts, approvals and policy of that moment; the heads say
+where the stages point; records, manifests, lineage and files match their digests; no more is here.
 """
 
 import argparse
@@ -331,7 +329,7 @@ class Check:
         self.about = from_json(self.read("bundle.json"), "bundle.json")
         need(self.about["format"] == FORMAT, "malformed", f"bundle.json is not of format {FORMAT}.")
         self.project, self.artifact = self.about["project"], self.about["artifact"]
-        self.report = {"subject": self.about["subject"], "artifact": self.artifact}
+        self.report = {"subject": None, "artifact": self.artifact}
         for step in (self.read_heads, self.read_leaves, self.read_lineage, self.read_bodies):
             step()
         for leaf in self.leaves:
@@ -364,17 +362,15 @@ class Check:
         envelopes = [from_json(one["envelope"], "an envelope") for one in stored]
         seqs, size = [leaf["seq"] for leaf in envelopes], self.heads[-1].size
         missing = sorted(set(range(size)) - set(seqs))
-        more = len(set(seqs)) < len(seqs) or max(seqs) >= size
-        need(not more, "inserted", "there are more leaves than the newest tree head covers.")
+        need(len(set(seqs)) == len(seqs) and max(seqs) < size, "inserted", "there are more leaves.")
         kind = "truncated" if missing[:1] == [len(seqs)] else "dropped"
         need(not missing, kind, f"leaves are missing: {str(missing)[:60]}.")
         need(seqs == sorted(seqs), "reordered", "the leaves are not in order.")
         peaks, self.roots, self.leaves = [], {}, []
         for leaf, one in zip(envelopes, stored, strict=True):
             self.leaves.append({**leaf, "text": one["envelope"], "opened": one["body"]})
-            self.roots[leaf["seq"] + 1] = grow(
-                peaks, leaf["seq"], tree_hash(b"\0", one["envelope"].encode())
-            )
+            hashed = tree_hash(b"\0", one["envelope"].encode())
+            self.roots[leaf["seq"] + 1] = grow(peaks, leaf["seq"], hashed)
         right = [0, *(head.size for head in self.heads if self.roots[head.size] == head.root)]
         need(right[-1] == size, "edited", f"the leaves from {right[-1]} on differ from the head.")
 
@@ -432,24 +428,28 @@ class Check:
 
     def check_subject(self):
         """Check where the artifact was published and is pointed at, and the proof of it."""
-        published = [leaf["subject"] for leaf in self.leaves if leaf["action"] == "publish"]
-        never = sorted(set(self.lineage) - set(published))
-        need(not never, "refused", f"these were never published: {never}.")
-        place, seq = f"{self.project}/{self.about['stage']}", self.about["seq"]
-        there = self.about["stage"] is None or self.rules.pointers[place] == (seq, self.artifact)
+        published = {one["subject"]: one for one in self.leaves if one["action"] == "publish"}
+        need(self.lineage.keys() <= published.keys(), "refused", "its lineage was never published.")
+        said, seq = published[self.artifact]["opened"], self.about["seq"]
+        number, stage = said["version" if said["step"] is None else "step"], self.about["stage"]
+        place, name = f"{self.project}/{stage}", f"{said['name']}@{number}"
+        name = {"model": f"v{number}", "training_run": said["name"]}.get(said["kind"], name)
+        subject = f"{said['project']}/{name}" if stage is None else f"{self.project}@{stage}"
+        need(self.about["subject"] == subject, "edited", "bundle.json names another subject.")
+        there = stage is None or self.rules.pointers[place] == (seq, self.artifact)
         need(there, "replayed", f"{place} does not point at {self.artifact} any more.")
-        gone = self.rules.recalled.get(self.artifact)
-        need(gone is None, "refused", f"{self.artifact} was recalled at leaf {gone}.")
+        need(self.artifact not in self.rules.recalled, "refused", f"{self.artifact} was recalled.")
         path = from_json(self.read("proof.json"), "proof.json")["path"]
         path, head, leaf = [bytes.fromhex(one) for one in path], self.heads[-1], self.leaves[seq]
         proven = root_by(path, tree_hash(b"\0", leaf["text"].encode()), seq, head.size) == head.root
         need(proven, "edited", f"the inclusion proof does not lead from leaf {seq} to the head.")
         need(leaf["subject"] in {place, self.artifact}, "edited", "bundle.json names another leaf.")
-
         move = self.rules.moves.get(seq, {"approvals": [], "policy": None})
         proof = self.rules.moves.get(move.get("original"), move)
         approvals = [self.rules.approvals[one][1]["approver"] for one in proof["approvals"]]
-        self.report |= {"policy": proof["policy"], "approved_by": approvals}
+        gates = [(b[4], v[1]) for b, v in self.rules.verdicts.items() if b[1] == self.artifact]
+        self.report["failed_gates"] = sorted({gate for gate, passed in gates if not passed})
+        self.report |= {"subject": subject, "policy": proof["policy"], "approved_by": approvals}
 
     def check_files(self):
         """Check the evidence and the bytes, and refuse what nothing accounts for."""
@@ -477,17 +477,17 @@ def check(root, key=None, kept=None):
         return {"ok": True, **Check(root, key, kept).run()}
     except Problem as problem:
         return {"ok": False, "kind": problem.args[0], "problem": problem.args[1]}
-    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        return {"ok": False, "kind": "malformed", "problem": f"{type(error).__name__}: {error}"}
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
+        return {"ok": False, "kind": "malformed", "problem": f"{type(e).__name__}: {e}"}
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description="Check an exported bundle.")
     parser.add_argument("folder", nargs="?", default=Path(__file__).parent)
-    parser.add_argument("--key", help="the log's public key, 64 hexadecimal digits")
-    parser.add_argument("--head", type=Path, help="a file with a tree head that you kept")
+    parser.add_argument("--key", type=str.lower, help="the log's public key, in hexadecimal")
+    parser.add_argument("--head", type=argparse.FileType(), help="a tree head that you kept")
     given = parser.parse_args(arguments)
-    found = check(given.folder, given.key, given.head and given.head.read_text(encoding="utf-8"))
+    found = check(given.folder, given.key, given.head and given.head.read())
     print("\n".join(f"{name:12} {value}" for name, value in found.items()))
     if found["ok"] and not found["anchored"]:
         print(f"UNANCHORED: is {sha256(bytes.fromhex(found['log_key']))} the log key's SHA-256?")

@@ -227,7 +227,9 @@ class Mutator:
     def by_renaming_the_subject(self) -> Mutation:
         """Say that the bundle is about something else."""
         about_ = json.loads(self.evidence.files["bundle.json"])
-        name = self.rng.choice(["artifact", "project", "stage", "seq", "format", "heads"])
+        name = self.rng.choice(
+            ["subject", "artifact", "project", "stage", "seq", "format", "heads"]
+        )
         about_[name] = self.other(about_[name])
         kinds = ("edited", "malformed", "dropped", "replayed", "refused", "unlisted", "reordered")
         data = digest.canonical(about_)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from artifact_pipelines.errors import ConflictError, LedgerError, UnknownArtifactError
+from artifact_pipelines.errors import ConflictError, LedgerError, SourceError, UnknownArtifactError
 from artifact_pipelines.registry import open_registry, verify
 from artifact_pipelines.registry.bundling import verify_bundle
 from artifact_pipelines_tests import building
@@ -192,3 +192,28 @@ def test_repeated_keys_in_a_bundle_are_refused(bundle: Evidence, tmp_path: Path)
 
     assert json.loads((folder / "bundle.json").read_text())["seq"] > 0
     assert verify.check(folder)["kind"] == "edited"
+
+
+@pytest.mark.parametrize(
+    "subject", ["churn@staging", "churn/v9", None, "churn@production\nVERIFIED"]
+)
+def test_a_bundle_under_another_name_is_refused(
+    bundle: Evidence, tmp_path: Path, subject: str | None
+) -> None:
+    folder = shutil.copytree(bundle.folder, tmp_path / "copy")
+    about = json.loads((folder / "bundle.json").read_text())
+    (folder / "bundle.json").write_text(json.dumps({**about, "subject": subject}))
+    said = run(folder, "--key", bundle.key.public.hex)
+
+    assert about["subject"] != subject
+    assert said.returncode == 1
+    assert said.stdout.endswith("NOT VERIFIED: edited\n")
+
+
+def test_a_head_that_cannot_be_read_is_a_wrong_use(bundle: Evidence, tmp_path: Path) -> None:
+    said = run(bundle.folder, "--head", str(tmp_path / "nowhere"))
+
+    assert said.returncode == 2
+    assert "nowhere" in said.stderr
+    with pytest.raises(SourceError, match="cannot be read"):
+        verify_bundle(bundle.folder, head=tmp_path)

@@ -105,6 +105,15 @@ def test_resolve_serves_what_the_signed_log_proves(registry: Registry) -> None:
     assert pointers["digits/production"] == found.seq
 
 
+@pytest.mark.parametrize("change", ["content = 'f00d'", "version = 9", "seq = seq - 1"])
+def test_a_served_models_row_edited_in_sql_is_refused(registry: Registry, change: str) -> None:
+    model = building.promoted(registry, "run-1")
+    edit(registry, f"update artifact set {change} where id = '{model.id}'")
+
+    with pytest.raises(LedgerError, match="not what was signed"):
+        registry.resolve(f"{PROJECT}@production")
+
+
 def test_a_pointer_edited_in_sql_changes_nothing_that_is_served(registry: Registry) -> None:
     first = building.promoted(registry, "run-1")
     second = building.promoted(registry, "run-2", seed=2)
@@ -112,6 +121,16 @@ def test_a_pointer_edited_in_sql_changes_nothing_that_is_served(registry: Regist
 
     assert registry.resolve("digits@production").model == second
     assert "table stage was changed" in registry.verify_ledger().problems[0]
+
+
+def test_a_leaf_edited_in_sql_is_named(registry: Registry) -> None:
+    building.promoted(registry, "run-1")
+    # On SQLite the bytes become a text.
+    lite = registry.catalog.url.get_backend_name() == "sqlite"
+    changed = "replace(envelope, 'a', 'b')" if lite else "envelope || 'x'::bytea"
+    edit(registry, f"update leaf set envelope = {changed} where seq = 5")
+
+    assert any("leaf 5" in problem for problem in registry.verify_ledger().problems)
 
 
 def test_a_forged_promotion_is_never_signed_over(registry: Registry) -> None:
