@@ -178,6 +178,10 @@ def init(
     folder, workspace = here / project, here / WORKSPACE
     if folder.exists() or folder.is_symlink():
         raise ConflictError(f"{folder} is there already; choose another name, or move it away.")
+    outer = next((above for above in here.parents if (above / WORKSPACE).exists()), None)
+    if outer is not None and not workspace.exists():
+        # A workspace of its own would move the home of what is here already.
+        raise ConflictError(f"{here} is inside of the workspace {outer}; run init there.")
     before = workspace.read_text(encoding="utf-8") if workspace.exists() else _NEW_WORKSPACE
     after = listed(before, package, project)
     try:

@@ -76,6 +76,19 @@ def test_a_second_project_joins_the_first(place: Path, command: Command) -> None
     }
 
 
+def test_a_project_is_begun_beside_others_and_not_in_one(
+    place: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command("init", "churn")
+    before = files(place)
+    monkeypatch.chdir(place / "churn")
+    said = command("init", "nested")
+
+    assert said.code != 0
+    assert f"is inside of the workspace {place}" in said.err
+    assert files(place) == before
+
+
 @pytest.mark.parametrize("taken", ["churn", "workspace"])
 def test_nothing_is_overwritten(place: Path, command: Command, taken: str) -> None:
     command("init", "churn")
