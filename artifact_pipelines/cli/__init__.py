@@ -114,7 +114,7 @@ def demo(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Go from data to a promoted model and back, through Dagster, in about a minute and a half."""
+    """Go from data to a promoted model and back, through Dagster, in about half a minute."""
     from artifact_pipelines.demo import clear_demo, run_demo, show_summary
 
     found = settings()

@@ -64,8 +64,8 @@ def reading() -> Iterator["Registry"]:
     found = settings()
     if is_empty(found):
         raise UnknownArtifactError(
-            f"the home {found.home} is empty; run `artifact-pipelines demo`, or set "
-            "ARTIFACT_PIPELINES_HOME to the home you mean."
+            f"the home {found.home} is empty: materialize a project's datasets in Dagster, run "
+            "`artifact-pipelines demo`, or set ARTIFACT_PIPELINES_HOME to another home."
         )
     with writing() as registry:
         yield registry

@@ -333,10 +333,9 @@ def show_history(
         return
     last = moves[-1]
     when = "is" if at is None else f"at {at} was"
-    say(
-        f"{project}@{stage} {when} {last.model.reference}, since {moment(last.time)}, by"
-        f" {last.actor} ({last.action}), under the policy {short(last.policy)}."
-    )
+    say(f"{project}@{stage} {when} {last.model.reference}")
+    say(f"since {moment(last.time)}, under the policy {short(last.policy)},")
+    say(f"by {last.actor} ({last.action}).")
     show_table(
         f"{project}@{stage}",
         ("=since", "=model", "=by", "who", "=policy", "#leaf"),

@@ -88,14 +88,15 @@ def test_the_history_answers_for_a_time(command: Command, registry: Registry) ->
     then = command("model", "history", "digits", "--at", first["time"], "--json").json()["moves"]
     before = command("model", "history", "digits", "--at", "2001-01-01", "--json").json()
     live = command("model", "history", "digits", "--at", first["time"], "--json").json()["live"]
-    said = command("model", "history", "digits", "--at", first["time"]).out.splitlines()[0]
+    said = command("model", "history", "digits", "--at", first["time"]).out
 
     assert then == [first]
     assert second["reference"] == "digits/v2"
     assert (before["moves"], before["live"]) == ([], None)
     assert live == first
-    assert said.startswith(f"digits@production at {first['time']} was digits/v1, since ")
-    assert f"by {first['actor']} (promote), under the policy {first['policy'][:8]}" in said
+    assert said.startswith(f"digits@production at {first['time']} was digits/v1\nsince ")
+    assert f"under the policy {first['policy'][:8]}" in said
+    assert f"by {first['actor']} (promote)." in said
 
 
 def test_a_time_that_is_none_is_a_usage_error(command: Command, registry: Registry) -> None:

@@ -36,7 +36,7 @@ def test_what_needs_something_says_that_the_home_is_empty(
     said = command(*words)
 
     assert (said.code, said.out) == (2, "")
-    assert "is empty; run `artifact-pipelines demo`" in said.err
+    assert "is empty: materialize a project's datasets in Dagster" in said.err
     assert said.err.count("\n") == 1
 
 
