@@ -1,5 +1,6 @@
 """The command for those on duty: figures for Prometheus."""
 
+import signal
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -51,6 +52,9 @@ def serve_metrics(
             self.end_headers()
             self.wfile.write(text.encode())
 
+    # A container's first process, or one that was started with the signal ignored, has to ask
+    # for it; the server then stops as it does at Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ThreadingHTTPServer((host, port), Handler) as server:
         note(f"Serving http://{host}:{server.server_address[1]}/metrics until Ctrl-C.")
         try:
