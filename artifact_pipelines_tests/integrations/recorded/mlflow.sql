@@ -21,7 +21,7 @@ INSERT INTO tags VALUES ('mlflow.source.name', 'mlflow_maker.py', '28a169a8a4904
 INSERT INTO tags VALUES ('mlflow.source.type', 'LOCAL', '28a169a8a49042a48c06b6ab946167fc');
 INSERT INTO tags VALUES ('mlflow.source.git.commit', 'cccccccccccccccccccccccccccccccccccccccc', '28a169a8a49042a48c06b6ab946167fc');
 INSERT INTO tags VALUES ('mlflow.source.git.branch', 'main', '28a169a8a49042a48c06b6ab946167fc');
-INSERT INTO tags VALUES ('mlflow.source.git.repoURL', '/work/main', '28a169a8a49042a48c06b6ab946167fc');
+INSERT INTO tags VALUES ('mlflow.source.git.repoURL', 'https://git.example/digits', '28a169a8a49042a48c06b6ab946167fc');
 INSERT INTO tags VALUES ('mlflow.runName', 'bold run', '28a169a8a49042a48c06b6ab946167fc');
 INSERT INTO tags VALUES ('team', 'vision', '28a169a8a49042a48c06b6ab946167fc');
 INSERT INTO tags VALUES ('mlflow.user', 'somebody', '30c0d22ccd9f43e69ed1ddbbdec0f6e6');
@@ -29,7 +29,7 @@ INSERT INTO tags VALUES ('mlflow.source.name', 'mlflow_maker.py', '30c0d22ccd9f4
 INSERT INTO tags VALUES ('mlflow.source.type', 'LOCAL', '30c0d22ccd9f43e69ed1ddbbdec0f6e6');
 INSERT INTO tags VALUES ('mlflow.source.git.commit', 'cccccccccccccccccccccccccccccccccccccccc', '30c0d22ccd9f43e69ed1ddbbdec0f6e6');
 INSERT INTO tags VALUES ('mlflow.source.git.branch', 'main', '30c0d22ccd9f43e69ed1ddbbdec0f6e6');
-INSERT INTO tags VALUES ('mlflow.source.git.repoURL', '/work/main', '30c0d22ccd9f43e69ed1ddbbdec0f6e6');
+INSERT INTO tags VALUES ('mlflow.source.git.repoURL', 'https://git.example/digits', '30c0d22ccd9f43e69ed1ddbbdec0f6e6');
 INSERT INTO tags VALUES ('mlflow.parentRunId', '28a169a8a49042a48c06b6ab946167fc', '30c0d22ccd9f43e69ed1ddbbdec0f6e6');
 INSERT INTO tags VALUES ('mlflow.runName', 'nested', '30c0d22ccd9f43e69ed1ddbbdec0f6e6');
 INSERT INTO tags VALUES ('mlflow.runName', 'still going', '00481e4510214756b64b29f01874d587');
