@@ -193,12 +193,12 @@ def test_retraining_by_schedule_has_a_name_of_its_own(tmp_path: Path) -> None:
     at = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         for _ in range(2):
-            context = dg.build_schedule_context(
+            with dg.build_schedule_context(
                 instance=instance,
                 scheduled_execution_time=at,
                 repository_def=definitions.get_repository_def(),
-            )
-            requests = retrain.evaluate_tick(context).run_requests
+            ) as context:
+                requests = retrain.evaluate_tick(context).run_requests
             assert requests is not None
             assert [found.partition_key for found in requests] == ["sched-20261123T030000Z"]
             assert [found.run_key for found in requests] == ["sched-20261123T030000Z"]

@@ -245,13 +245,13 @@ def test_the_sensor_ticks_under_dagster(world: World) -> None:
     definitions = world.definitions()
     with dg.DagsterInstance.local_temp(str(world.home)) as instance:
         sensor = definitions.resolve_sensor_def("growth_events")
-        context = dg.build_sensor_context(
+        with dg.build_sensor_context(
             instance=instance,
             instance_ref=instance.get_ref(),
             repository_def=definitions.get_repository_def(),
             resources={"registry": RegistryResource()},
-        )
-        found = sensor.evaluate_tick(context)
+        ) as context:
+            found = sensor.evaluate_tick(context)
 
     assert found.run_requests is not None
     (request,) = found.run_requests
