@@ -1,7 +1,9 @@
 """How a command gets at the registry, imported only when it is needed."""
 
 import contextlib
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from artifact_pipelines.errors import UnknownArtifactError
@@ -69,6 +71,24 @@ def reading() -> Iterator["Registry"]:
         )
     with writing() as registry:
         yield registry
+
+
+def make_importable(start: Path | None = None) -> None:
+    """Let this process import the projects that the workspace around a folder lists."""
+    import yaml
+
+    here = (start or Path.cwd()).absolute()
+    above = (folder / "workspace.yaml" for folder in (here, *here.parents))
+    file = next((found for found in above if found.is_file()), None)
+    if file is None:
+        return
+    with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+        entries = found.get("load_from") if isinstance(found, dict) else None
+        for entry in entries if isinstance(entries, list) else []:
+            for location in entry.values() if isinstance(entry, dict) else []:
+                if isinstance(location, dict) and "working_directory" in location:
+                    sys.path.append(str(file.parent / str(location["working_directory"])))
 
 
 def projects(registry: "Registry | None", project: str | None) -> list[str]:

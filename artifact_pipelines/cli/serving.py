@@ -7,7 +7,7 @@ import typer
 
 from artifact_pipelines.cli import shapes, training
 from artifact_pipelines.cli.annotating import said_about, show_said
-from artifact_pipelines.cli.opening import listing, projects, reading
+from artifact_pipelines.cli.opening import listing, make_importable, projects, reading
 from artifact_pipelines.cli.output import (
     Json,
     Yes,
@@ -82,6 +82,7 @@ def show_model(reference: Model, *, as_json: Json = False) -> None:
         readiness: dict[str, shapes.Shape] = {
             stage: {
                 "serving": stage in row["stages"],
+                "rollback": _way_back(registry, model.project, stage),
                 "reasons": list(registry.why_not(model.id, stage)),
                 "requested": [
                     {"reason": wish.reason, "approved_by": list(wish.approved_by)}
@@ -130,12 +131,13 @@ def show_model(reference: Model, *, as_json: Json = False) -> None:
     )
     show_table(
         "Stages",
-        ("stage", "ready", "what stands against it"),
+        ("stage", "ready", "what stands against it", "goes back to"),
         [
             (
                 stage,
                 "serving" if ready["serving"] else "no" if ready["reasons"] else "yes",
                 "" if ready["serving"] else "; ".join(ready["reasons"]),
+                _way_back_told(ready["rollback"]),
             )
             for stage, ready in readiness.items()
         ],
@@ -284,8 +286,13 @@ def resolve_stage(
 def rehearse_rollback(
     pointer: Pointer, stage: Stage = "production", *, as_json: Json = False
 ) -> None:
-    """Try a rollback up to the move itself, and print its time; exit 1 where it would fail."""
+    """Bring back the model that a rollback goes to and have it answer; exit 1 where it cannot.
+
+    A fresh process loads it and is asked as its serving gate asks. The time is kept, and shown by
+    `model show`.
+    """
     project, stage = _pointer(pointer, stage)
+    make_importable()
     with reading() as registry:
         found = registry.rehearse_rollback(project, stage)
     if as_json:
@@ -296,12 +303,13 @@ def rehearse_rollback(
                 "ready": not found.reasons,
                 "size_bytes": found.size,
                 "seconds": found.seconds,
+                "said": list(found.said),
                 "reasons": list(found.reasons),
             }
         )
     elif found.model is not None and not found.reasons:
-        said = f"{size(found.size)} read back and verified in {found.seconds:.2f} s"
-        say(f"{found.stage} can go back to {found.model.reference}: {said}.")
+        say(f"{found.stage} can go back to {found.model.reference} in {found.seconds:.2f} s:")
+        say(f"{size(found.size)} brought back and verified; {'; '.join(found.said)}.")
     else:
         say(f"{found.stage} CANNOT be rolled back: {'; '.join(found.reasons)}")
     if found.reasons:
@@ -364,6 +372,29 @@ def _row(registry: "Registry", model: "Artifact", stages: "dict[str, Artifact]")
         },
         "checkpoint": registry.get(origin[0]).reference,
     }
+
+
+def _way_back(registry: "Registry", project: str, stage: str) -> shapes.Shape | None:
+    """Return what a rollback of a stage goes to, and what its last rehearsal found."""
+    model = registry.rollback_target(project, stage)
+    if model is None:
+        return None
+    found = registry.rehearsed(model, stage)
+    return {
+        "reference": model.reference,
+        "rehearsed": None if found is None else found.at,
+        "seconds": None if found is None else found.seconds,
+        "ready": None if found is None else found.ready,
+    }
+
+
+def _way_back_told(way: dict[str, Any] | None) -> str:
+    if way is None:
+        return ""
+    if way["rehearsed"] is None:
+        return f"{way['reference']}, not rehearsed"
+    how = f"in {way['seconds']:.2f} s" if way["ready"] else "FAILED"
+    return f"{way['reference']}, rehearsed {how} {moment(way['rehearsed'])}"
 
 
 def _gates(gates: dict[str, Any]) -> str:

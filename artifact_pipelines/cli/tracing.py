@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from artifact_pipelines.cli import shapes
-from artifact_pipelines.cli.opening import reading
+from artifact_pipelines.cli.opening import make_importable, reading
 from artifact_pipelines.cli.output import Json, say, show_facts, show_json, show_table
 from artifact_pipelines.errors import ConfigurationError
 
@@ -133,6 +133,7 @@ def prove_resume(
     from artifact_pipelines.gates.jobs import load_function
     from artifact_pipelines.sdk.rehearsing import prove_resume
 
+    make_importable()
     with reading() as registry:
         start = registry.find(reference)
         trainer = by or str(

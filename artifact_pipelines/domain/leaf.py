@@ -40,7 +40,7 @@ is sealed JSON: its fields and a salt, cited by the SHA-256 of its bytes. The bo
     heal          project, chunks [key, …]
     prune         pack, bytes, chunks
     alarm         differences
-    drill         project, ok, tier, size, loaded, problems
+    drill         project, ok, tier, size, problems; loaded, or stage and seconds
     tag           project, name, value, reason
     annotate      project, text, reason
     alias_set     project, name, artifact or null, reason

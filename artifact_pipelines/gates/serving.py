@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 from artifact_pipelines.domain.gate import Schema, Serving
 from artifact_pipelines.domain.schema import Layout, json_type, misfits
 from artifact_pipelines.domain.verdict import Finding
-from artifact_pipelines.gates import alone
+from artifact_pipelines.gates import alone, loading
 from artifact_pipelines.gates.case import TABLES, Case
 from artifact_pipelines.gates.sandbox import MEGABYTE, GoneError, Watched
 
@@ -58,6 +58,28 @@ def serving_gate(gate: Serving, case: Case) -> Finding:
     found = _judged(gate, answer, rows, expected)
     wrong = [] if not found.passed else _against_schema(case, inputs, answer["answers"])
     return found if not wrong else replace(found, passed=False, reasons=tuple(wrong))
+
+
+def load_alone(case: Case) -> Finding:
+    """Return whether a fresh process can read a model's files, where nobody serves it."""
+    request: dict[str, Any] = {
+        "path": [str(Path(entry).absolute()) for entry in sys.path],
+        "allowed": None,
+        "distributions": {},
+        "function": f"{loading.__name__}:{loading.load.__name__}",
+        "model": str(case.files),
+        "inputs": {},
+    }
+    limits = case.policy.limits
+    try:
+        answer = ask_alone(request, limits.seconds, limits.memory)
+    except GoneError as error:
+        return Finding("loading", passed=False, reasons=(f"the model's own process {error}",))
+    if "raised" in answer:
+        return Finding("loading", passed=False, reasons=(f"reading it raised {answer['raised']}",))
+    count = sum(answer["answers"])
+    said = f"a fresh process read its tensors: {count}" if count else "it holds no tensors to read"
+    return Finding("loading", passed=True, reasons=(said,))
 
 
 def ask_alone(request: Mapping[str, Any], seconds: float, memory: int) -> dict[str, Any]:

@@ -8,15 +8,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import sqlalchemy as sa
-from safetensors import safe_open
 from sqlalchemy.engine import Connection
 
 from artifact_pipelines.catalog import tables
 from artifact_pipelines.catalog.catalog import now
 from artifact_pipelines.domain import digest
 from artifact_pipelines.errors import ArtifactError
+from artifact_pipelines.gates.loading import load_file
 from artifact_pipelines.registry.reading import Artifact, Reading
 
 SAMPLE: Final = 5
@@ -127,27 +126,13 @@ class Drilling(Reading):
                 there = self.fetch(artifact.id, Path(folder) / "restored")
                 files = [path for path in sorted(there.rglob("*")) if path.is_file()]
                 size = sum(path.stat().st_size for path in files)
-                loaded = sum(_load(path) for path in files)
+                loaded = sum(load_file(path) for path in files)
             except (ArtifactError, OSError, ValueError) as error:
                 return Drilled(artifact.reference, artifact.tier, 0, 0, (str(error),))
             except Exception as error:  # noqa: BLE001  the reader of a format raises what it likes
                 said = f"{type(error).__name__}: {error}"
                 return Drilled(artifact.reference, artifact.tier, size, 0, (said,))
         return Drilled(artifact.reference, artifact.tier, size, loaded, ())
-
-
-def _load(path: Path) -> int:
-    """Return how many tensors or arrays of a file were loaded; no pickle ever is."""
-    if path.suffix == ".safetensors":
-        with safe_open(path, framework="numpy") as file:
-            names = list(file.keys())
-            for name in names:
-                file.get_slice(name)[:]
-        return len(names)
-    if path.suffix in {".npz", ".npy"}:
-        found = np.load(path, allow_pickle=False)
-        return len(found.files) if hasattr(found, "files") else 1
-    return 0
 
 
 def _sample(

@@ -2,7 +2,8 @@
 
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -143,6 +144,19 @@ class Evaluating(Publishing, Promoting, Tracing, Describing):
     ) -> tuple[list[Finding], str]:
         """Return what every gate finds, and the digest of the code that looked."""
         code = judging.judging_code(policy, sandbox)
+        with self._case(policy, model, baseline, evaluation, sandbox) as case:
+            return judging.judge(case), code
+
+    @contextmanager
+    def _case(
+        self,
+        policy: Policy,
+        model: Artifact,
+        baseline: str | None,
+        evaluation: Artifact | None,
+        sandbox: Sandbox,
+    ) -> Iterator[Case]:
+        """Yield what gates may look at, in a folder that goes when they are done."""
         with tempfile.TemporaryDirectory(prefix="gates-") as scratch:
             folder = Path(scratch)
             damaged = self.verify(model.id).damaged
@@ -161,7 +175,7 @@ class Evaluating(Publishing, Promoting, Tracing, Describing):
                         return fetched(edge.parent.id, f"input-{name}")
                 return None
 
-            case = Case(
+            yield Case(
                 policy=policy,
                 model=None if damaged else fetched(model.id, "model"),
                 damaged=damaged,
@@ -173,7 +187,6 @@ class Evaluating(Publishing, Promoting, Tracing, Describing):
                 layout=lambda name: self.layout(self.schema(model.project, name)),
                 sandbox=sandbox,
             )
-            return judging.judge(case), code
 
     def _evaluation_set(self, project: str, policy: Policy) -> Artifact | None:
         if policy.evaluation is None:

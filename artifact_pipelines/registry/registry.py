@@ -10,7 +10,6 @@ from artifact_pipelines.registry.backtesting import Backtesting
 from artifact_pipelines.registry.bundling import Bundling
 from artifact_pipelines.registry.comparing import Comparing
 from artifact_pipelines.registry.drilling import Drilling
-from artifact_pipelines.registry.evaluating import Evaluating
 from artifact_pipelines.registry.exporting import Exporting
 from artifact_pipelines.registry.lifecycle import Lifecycle
 from artifact_pipelines.registry.opened import parts
@@ -22,7 +21,7 @@ from artifact_pipelines.registry.sweeping import Sweeping
 
 
 class Registry(
-    Evaluating,
+    Serving,
     Auditing,
     Sweeping,
     Backtesting,
@@ -35,7 +34,6 @@ class Registry(
     Recalling,
     Attesting,
     Comparing,
-    Serving,
     Receiving,
 ):
     """Everything that can be done with artifacts; every interface calls this."""

@@ -120,7 +120,12 @@ def test_a_model_shows_what_stands_against_it(command: Command, registry: Regist
     candidate(registry, "a")
     ready = command("model", "show", "digits/v1", "--json").json()["readiness"]
 
-    assert ready["staging"] == {"serving": False, "reasons": [], "requested": []}
+    assert ready["staging"] == {
+        "serving": False,
+        "reasons": [],
+        "requested": [],
+        "rollback": None,
+    }
     assert "approv" in " ".join(ready["production"]["reasons"])
 
 
@@ -181,11 +186,24 @@ def test_a_rollback_is_rehearsed(command: Command, registry: Registry, home: Pat
     promoted(registry, "a")
     early = command("model", "rehearse", "digits")
     promoted(registry, "b", seed=2)
+    before = command("model", "show", "digits/v2", "--json").json()["readiness"]["production"]
     ready = command("model", "rehearse", "digits", "--json")
+    after = command("model", "show", "digits/v2", "--json").json()["readiness"]["production"]
     damage(registry, home, "digits/v1")
     broken = command("model", "rehearse", "digits")
+    table = command("model", "show", "digits/v2").out
 
     assert (early.code, "CANNOT be rolled back" in early.out) == (1, True)
     assert (ready.code, ready.json()["reference"]) == (0, "digits/v1")
     assert ready.json()["size_bytes"] == 8080
+    assert ready.json()["said"] == ["a fresh process read its tensors: 1"]
+    assert before["rollback"] == {
+        "reference": "digits/v1",
+        "rehearsed": None,
+        "seconds": None,
+        "ready": None,
+    }
+    assert after["rollback"]["seconds"] == pytest.approx(ready.json()["seconds"], abs=0.001)
+    assert after["rollback"]["ready"] is True
     assert (broken.code, "CANNOT" in broken.out) == (1, True)
+    assert "digits/v1, rehearsed FAILED" in " ".join(table.split())
