@@ -6,11 +6,7 @@ Both find endpoint, region and credentials where every AWS tool does.
 """
 
 import contextlib
-import functools
-import ipaddress
 import os
-import random
-import re
 import secrets
 import time
 from collections import deque
@@ -18,45 +14,39 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from typing import Any
 
-import boto3
-import botocore.loaders
-import botocore.session
 import obstore
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import S3Store
 
 from artifact_pipelines.errors import ConfigurationError, MissingObjectError, StoreError
 from artifact_pipelines.store.backend import KEY, TEMPORARY, Backend, Writer, check_key
+from artifact_pipelines.store.bucket import (
+    FLYING,
+    PATIENCE,
+    Bucket,
+    Result,
+    code_of,
+    is_absent,
+    is_denied,
+    is_ours,
+    status_of,
+)
 
 PART = 8 * 1024 * 1024
-"""Bytes of a part; an upload holds at most `_FLYING` parts and the one being filled."""
-PATIENCE = 60.0  # seconds that a server may be away before an operation fails
+"""Bytes of a part; an upload holds at most `FLYING` parts and the one being filled."""
 OPENING_PATIENCE = 5.0
 
-_FLYING = 3
 _PARTS = 1000  # after each so many, parts are larger: a bucket takes 10,000 of an object
-_PAUSE = 0.1  # seconds before the first repetition, doubled for each further one
-_LONGEST_PAUSE = 5.0
+_TURN = 0.1  # seconds between two looks at what another writer does
 _CREDENTIALS_LIVE = timedelta(minutes=5)
-_REGION = "us-east-1"  # what servers other than Amazon's expect
 _WRITER = "writer"  # the metadata that tells whose success an object is
 _PROBE = f"{TEMPORARY}/probe"
 
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-_STATUS = re.compile(r"status code: (\d{3})")
-_CODE = re.compile(r"<Code>(\w+)</Code>")
-_DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
 _TAKEN = {"PreconditionFailed", "ConditionalRequestConflict"}
-_ABSENT = {"NoSuchKey", "NotFound"}
-_PASSING = 500  # a status from here on may not be there the next time
-_FORBIDDEN, _UNKNOWN, _TOO_MANY, _UNSATISFIABLE = 403, 404, 429, 416
-
-Result = TypeVar("Result")
+_UNSATISFIABLE = 416
 
 # The uploads of this process, so that its own sweep leaves them alone.
 _living: set[str] = set()
@@ -81,7 +71,7 @@ class Protection:
     locked: str | None
 
 
-class S3Backend(Backend):
+class S3Backend(Bucket, Backend):
     """Objects below a prefix of a bucket."""
 
     def __init__(self, url: str, environ: Mapping[str, str] | None = None) -> None:
@@ -95,44 +85,10 @@ class S3Backend(Backend):
             ConfigurationError: The URL or the environment cannot be used.
             StoreError: The bucket cannot be reached, or does not honour put-if-absent.
         """
-        found = os.environ if environ is None else environ
-        self.bucket, self.prefix = _parsed(url)
-        self.url = f"s3://{self.bucket}" + (f"/{self.prefix}" if self.prefix else "")
-        session = _session()
-        credentials = session.get_credentials()
-        if credentials is None:
-            raise ConfigurationError(
-                f"there are no credentials for {self.url}; set AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE."
-            )
-        endpoint = found.get("AWS_ENDPOINT_URL_S3") or found.get("AWS_ENDPOINT_URL") or None
-        region = found.get("AWS_REGION") or session.region_name or _REGION
-        secure = endpoint is None or endpoint.startswith("https://")
-        if not secure:
-            _check_plain(endpoint or "", found)
-        # Under TLS nobody changes a body on its way, and each chunk is verified when read.
-        unsigned = secure or _is_set(found, "AWS_UNSIGNED_PAYLOAD")
-        self.client: Any = session.client(
-            "s3",
-            endpoint_url=endpoint,
-            region_name=region,
-            config=Config(
-                connect_timeout=5,
-                read_timeout=60,
-                retries={"total_max_attempts": 1, "mode": "standard"},
-                max_pool_connections=_FLYING + 1,
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-                s3={
-                    "addressing_style": "path" if endpoint else "auto",
-                    "payload_signing_enabled": not unsigned,
-                },
-            ),
-        )
-        self.endpoint: str = endpoint or self.client.meta.endpoint_url
+        super().__init__(url, environ)
 
         def fresh() -> Any:  # noqa: ANN401  obstore's type exists for type checkers only
-            now = credentials.get_frozen_credentials()
+            now = self.credentials.get_frozen_credentials()
             return {
                 "access_key_id": now.access_key,
                 "secret_access_key": now.secret_key,
@@ -140,17 +96,17 @@ class S3Backend(Backend):
                 "expires_at": datetime.now(UTC) + _CREDENTIALS_LIVE,
             }
 
-        place = {"endpoint": endpoint} if endpoint else {}
+        place = {"endpoint": self.given} if self.given else {}
         self._store = S3Store(
             self.bucket,
             prefix=self.prefix or None,
-            region=region,
-            unsigned_payload=unsigned,
+            region=self.region,
+            unsigned_payload=self.unsigned,
             disable_bulk_delete=True,
-            virtual_hosted_style_request=endpoint is None and "." not in self.bucket,
+            virtual_hosted_style_request=self.given is None and "." not in self.bucket,
             credential_provider=fresh,
             client_options={
-                "allow_http": not secure,
+                "allow_http": not self.secure,
                 "connect_timeout": timedelta(seconds=5),
                 "timeout": timedelta(minutes=5),
                 "read_timeout": timedelta(seconds=30),
@@ -206,7 +162,7 @@ class S3Backend(Backend):
         try:
             return self.ask(key, read)
         except StoreError as error:
-            if isinstance(error.__cause__, BaseError) and _status(error.__cause__) == (
+            if isinstance(error.__cause__, BaseError) and status_of(error.__cause__) == (
                 _UNSATISFIABLE
             ):
                 return b""
@@ -237,7 +193,7 @@ class S3Backend(Backend):
         def listed() -> list[str]:
             pages = self._store.list(folder or None)
             paths = (meta["path"] for page in pages for meta in page)
-            return [path for path in paths if path.startswith(prefix) and _is_ours(path)]
+            return [path for path in paths if path.startswith(prefix) and is_ours(path)]
 
         yield from sorted(self.ask(prefix or "*", listed))
 
@@ -302,33 +258,10 @@ class S3Backend(Backend):
 
     # For the writers
 
-    def address(self, key: str) -> dict[str, str]:
-        """Return where an object is, as boto3 wants it."""
-        return {"Bucket": self.bucket, "Key": f"{self.prefix}/{key}" if self.prefix else key}
-
     def ask(self, key: str, request: Callable[[], Result]) -> Result:
-        """Return what a request gives, repeated while the server is away.
-
-        Raises:
-            MissingObjectError: There is no such object.
-            StoreError: The server refuses it, or was away for too long.
-        """
+        """Return what a request gives, repeated while the server is away."""
         self._check_process()
-        until, pause = time.monotonic() + self._patience, _PAUSE
-        while True:
-            try:
-                return request()
-            except FileNotFoundError as error:
-                if "NoSuchBucket" in str(error):
-                    raise self._no_bucket() from error
-                raise MissingObjectError(key) from error
-            except (BaseError, ClientError, BotoCoreError) as error:
-                if _is_absent(error):
-                    raise MissingObjectError(key) from error
-                if not _may_pass(error) or time.monotonic() + pause > until:
-                    raise self._explained(key, error) from error
-            time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311  jitter
-            pause = min(2 * pause, _LONGEST_PAUSE)
+        return super().ask(key, request)
 
     def settle(self, key: str, attempt: Callable[[], bool | None]) -> bool:
         """Repeat an attempt to be the first until it is known whether it was."""
@@ -337,7 +270,7 @@ class S3Backend(Backend):
             if won is not None:
                 return won
             # Another writer was ahead and is not done, or has taken its object away.
-            time.sleep(_PAUSE)
+            time.sleep(_TURN)
         raise StoreError(f"the object {key!r} in {self.url} is being written by others; try again.")
 
     def is_written_by(self, key: str, writer: str) -> bool | None:
@@ -345,7 +278,7 @@ class S3Backend(Backend):
         try:
             found = self.client.head_object(**self.address(key))
         except ClientError as error:
-            if _is_absent(error):
+            if is_absent(error):
                 return None
             raise
         return bool(found["Metadata"].get(_WRITER) == writer)
@@ -401,7 +334,7 @@ class S3Backend(Backend):
             except StoreError as error:
                 if isinstance(error.__cause__, AlreadyExistsError):
                     return
-                if before and _is_denied(error.__cause__):
+                if before and is_denied(error.__cause__):
                     return
                 raise
             if attempt == attempts - 1:
@@ -422,9 +355,9 @@ class S3Backend(Backend):
         try:
             self.ask("", lambda: self.client.head_bucket(Bucket=self.bucket))
         except MissingObjectError as error:
-            raise self._no_bucket() from error
+            raise self.no_bucket() from error
         except StoreError as error:
-            if not _is_denied(error.__cause__):
+            if not is_denied(error.__cause__):
                 raise
             # Who may write objects need not be allowed to look at the bucket.
 
@@ -435,36 +368,6 @@ class S3Backend(Backend):
             if name:
                 return f"{name} at {self.endpoint}"
         return f"at {self.endpoint}"
-
-    def _no_bucket(self) -> StoreError:
-        return StoreError(
-            f"there is no bucket {self.bucket!r} at {self.endpoint}; create it, or correct "
-            "ARTIFACT_PIPELINES_STORE_URL."
-        )
-
-    def _explained(self, key: str, error: Exception) -> StoreError:
-        """Return what went wrong, as a sentence that says what to do."""
-        code, status = _code(error), _status(error)
-        if code == "NoSuchBucket":
-            return self._no_bucket()
-        if code == "NoSuchUpload":
-            return StoreError(
-                f"the upload of {key!r} to {self.url} took so long that it was swept; try again."
-            )
-        if _is_denied(error):
-            who = self.client._request_signer._credentials.access_key  # noqa: SLF001
-            why = f" ({code})" if code else ""
-            return StoreError(
-                f"{self.endpoint} refused the access key {who} for {self.url}/{key}{why}; check "
-                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and what the key may do."
-            )
-        if status is None and code is None:
-            return StoreError(
-                f"the store {self.url} cannot be reached at {self.endpoint}; check the network "
-                "and AWS_ENDPOINT_URL, then try again."
-            )
-        answer = " ".join(str(said) for said in (status, code) if said)
-        return StoreError(f"{self.endpoint} answered {answer} for {self.url}/{key}.")
 
 
 class _S3Writer(Writer):
@@ -544,7 +447,7 @@ class _S3Writer(Writer):
         try:
             if self._pool is None:
                 self._begin()
-            while len(self._flying) >= _FLYING:
+            while len(self._flying) >= FLYING:
                 self._flying.popleft().result()
             part: dict[str, Any] = {"PartNumber": len(self._parts) + 1}
             self._parts.append(part)
@@ -568,7 +471,7 @@ class _S3Writer(Writer):
         )
         self._upload = begun["UploadId"]
         _living.add(begun["UploadId"])
-        self._pool = ThreadPoolExecutor(_FLYING, thread_name_prefix="upload")
+        self._pool = ThreadPoolExecutor(FLYING, thread_name_prefix="upload")
 
     def _send_part(self, part: dict[str, Any], data: bytearray) -> None:
         at = self._backend.address(self._key)
@@ -595,10 +498,10 @@ class _S3Writer(Writer):
                 IfNoneMatch="*",
             )
         except ClientError as error:
-            if _code(error) not in _TAKEN | {"NoSuchUpload"}:
+            if code_of(error) not in _TAKEN | {"NoSuchUpload"}:
                 raise
             ours = self._backend.is_written_by(self._key, self._writer)
-            if ours is None and _code(error) == "NoSuchUpload":
+            if ours is None and code_of(error) == "NoSuchUpload":
                 raise
             return ours
         return True
@@ -606,90 +509,3 @@ class _S3Writer(Writer):
     def _check_open(self) -> None:
         if not self._open:
             raise StoreError(f"the object {self._key!r} is already closed.")
-
-
-@functools.cache
-def _loader() -> Any:  # noqa: ANN401  boto3 has no types
-    """Return what reads the description of S3, which takes long, once for a process."""
-    return botocore.loaders.create_loader()
-
-
-def _session() -> Any:  # noqa: ANN401  boto3 has no types
-    """Return a session over the environment and the configuration as they are now."""
-    inner = botocore.session.get_session()
-    inner.register_component("data_loader", _loader())
-    return boto3.Session(botocore_session=inner)
-
-
-def _parsed(url: str) -> tuple[str, str]:
-    """Return the bucket and the prefix of a URL."""
-    parts = urlsplit(url)
-    prefix = parts.path.strip("/")
-    plain = not (parts.query or parts.fragment or "@" in parts.netloc or ":" in parts.netloc)
-    if not plain or _BUCKET.fullmatch(parts.netloc) is None or (prefix and not _is_ours(prefix)):
-        raise ConfigurationError(
-            f"the store URL {url!r} is not s3://bucket/prefix with plain names; endpoint and "
-            "credentials are taken from AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and their like."
-        )
-    return parts.netloc, prefix
-
-
-def _check_plain(endpoint: str, environ: Mapping[str, str]) -> None:
-    """Refuse an endpoint without TLS that others could listen to."""
-    host = urlsplit(endpoint).hostname or ""
-    local = host == "localhost"
-    with contextlib.suppress(ValueError):
-        local = local or ipaddress.ip_address(host).is_loopback
-    if not local and not _is_set(environ, "AWS_ALLOW_HTTP"):
-        raise ConfigurationError(
-            f"AWS_ENDPOINT_URL {endpoint} is not encrypted and not on this machine; use https, "
-            "or set AWS_ALLOW_HTTP=true on a network that you trust."
-        )
-
-
-def _is_set(environ: Mapping[str, str], name: str) -> bool:
-    return environ.get(name, "").lower() in {"1", "true", "yes", "on"}
-
-
-def _is_ours(path: str) -> bool:
-    return KEY.fullmatch(path) is not None and path.partition("/")[0] != TEMPORARY
-
-
-def _code(error: object) -> str | None:
-    """Return the name that S3 gave to an error."""
-    if isinstance(error, ClientError):
-        code = str(error.response.get("Error", {}).get("Code", ""))
-        return None if code.isdigit() else code or None
-    found = _CODE.search(str(error))
-    return found[1] if found else None
-
-
-def _status(error: object) -> int | None:
-    """Return the HTTP status of an error, or None where no answer came."""
-    if isinstance(error, ClientError):
-        status: int | None = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        return status
-    found = _STATUS.search(str(error))
-    return int(found[1]) if found else None
-
-
-def _is_absent(error: object) -> bool:
-    """Return whether the answer of boto3 is that an object or a bucket is not there."""
-    if not isinstance(error, ClientError):
-        return False
-    code = _code(error)
-    return code in _ABSENT or (code is None and _status(error) == _UNKNOWN)
-
-
-def _is_denied(error: object) -> bool:
-    return _code(error) in _DENIED or _status(error) in {401, _FORBIDDEN}
-
-
-def _may_pass(error: Exception) -> bool:
-    """Return whether the same request may succeed later."""
-    if isinstance(error, AlreadyExistsError):
-        return False
-    status = _status(error)
-    if status is None:
-        return True
-    return status >= _PASSING or status == _TOO_MANY or _code(error) == "RequestTimeout"
