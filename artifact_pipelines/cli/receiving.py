@@ -1,6 +1,5 @@
 """The commands about the inbox."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,18 +7,22 @@ import typer
 from artifact_pipelines.cli.opening import writing
 from artifact_pipelines.cli.output import Json, say, show_json, show_table
 
-inbox = typer.Typer(help="Checkpoints that others leave in a folder.", no_args_is_help=True)
+inbox = typer.Typer(
+    help="Checkpoints that others leave in a folder or bucket.", no_args_is_help=True
+)
 
 
 @inbox.command("scan")
 def scan(
-    folder: Annotated[Path, typer.Argument(help="The inbox: project/run/drop.")],
+    inbox: Annotated[
+        str, typer.Argument(help="A folder, or s3://bucket/prefix, of project/run/drop.")
+    ],
     *,
     as_json: Json = False,
 ) -> None:
     """Import complete checkpoints and report on the others; exit 1 when one is refused."""
     with writing() as registry:
-        drops = registry.receive(folder)
+        drops = registry.receive(inbox)
     if as_json:
         show_json(
             {

@@ -1,14 +1,13 @@
 """The inbox as a sensor: what outside trainers leave is registered once it is complete."""
 
 import os
-from pathlib import Path
 
 import dagster as dg
 
+from artifact_pipelines.registry.inbox import SETTING
 from artifact_pipelines.resources import RegistryResource
 
-INBOX = "ARTIFACT_PIPELINES_INBOX"
-"""The variable that names the folder; without it the sensor has nothing to look at."""
+_SECONDS = 30.0  # for one tick, which Dagster gives up after a minute; the next one goes on
 
 
 @dg.sensor(
@@ -19,11 +18,11 @@ INBOX = "ARTIFACT_PIPELINES_INBOX"
 )
 def inbox_sensor(context: dg.SensorEvaluationContext, registry: RegistryResource) -> dg.SkipReason:
     """Import what is complete; the event sensors of the projects bring it into the graph."""
-    folder = os.environ.get(INBOX, "")
-    if not folder:
-        return dg.SkipReason(f"{INBOX} names no folder.")
+    inbox = os.environ.get(SETTING, "")
+    if not inbox:
+        return dg.SkipReason(f"{SETTING} names no folder and no bucket.")
     with registry.opened() as opened:
-        drops = opened.receive(Path(folder))
+        drops = opened.receive(inbox, seconds=_SECONDS)
     for drop in drops:
         if drop.outcome == "imported":
             context.log.info("imported %s", drop.said)

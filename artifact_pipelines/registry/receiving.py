@@ -1,11 +1,14 @@
-"""The inbox: checkpoints that outside trainers leave in a folder, taken when they are complete."""
+"""The inbox: checkpoints that outside trainers leave, taken when they are complete."""
 
 import contextlib
 import hashlib
+import itertools
 import json
+import math
 import os
+import time
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +19,24 @@ from artifact_pipelines.catalog import tables
 from artifact_pipelines.domain import layout, naming
 from artifact_pipelines.domain.layout import Layout
 from artifact_pipelines.domain.record import Kind
-from artifact_pipelines.errors import ArtifactError, InvalidNameError, SourceError
+from artifact_pipelines.errors import (
+    ArtifactError,
+    ConflictError,
+    InvalidFormatError,
+    InvalidNameError,
+    MissingObjectError,
+    SourceError,
+)
+from artifact_pipelines.registry.inbox import REST, Left, left_in
 from artifact_pipelines.registry.publishing import Publishing
+from artifact_pipelines.registry.reading import Artifact
 from artifact_pipelines.registry.tracing import Tracing
 
 _MEMORY = "inbox.json"
-_SMALL = 64 * 2**20  # what a drop says of itself is read whole up to here
+_MORE = (
+    f"more of it may be on its way; it is taken {REST / 60:.0f} minutes after its newest object, "
+    f"or at once with an empty {layout.MARKER} in it"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,45 +61,66 @@ class Drop:
 class Receiving(Publishing, Tracing):
     """The registry, as far as it takes what others leave for it."""
 
-    def receive(self, inbox: Path) -> list[Drop]:
+    def receive(self, inbox: str | Path, *, seconds: float = math.inf) -> list[Drop]:
         """Import every complete drop below `project/run/` and report on each; none is changed.
+
+        Args:
+            inbox: A folder, or `s3://bucket/prefix`.
+            seconds: After so many no further drop is looked into; the next call goes on.
 
         Raises:
             SourceError: The inbox is no folder.
+            StoreError: The bucket is not there, or does not answer.
         """
-        if not inbox.is_dir():
-            raise SourceError(f"the inbox {str(inbox)!r} is no folder; make it first.")
+        until = time.monotonic() + seconds
         memory = _Memory(self.keys.root.parent / _MEMORY)
-        found = []
-        for project, run, path in _drops(inbox):
-            files = _files(path)
-            print_ = _fingerprint(files)
-            place = f"{project}/{run}/{path.name}"
-            drop = memory.recall(place, print_)
-            if drop is None:
-                drop = self._take(place, project, run, path, files)
+        left = left_in(inbox)
+        found = {one.place: memory.recall(one.place, one.fingerprint) for one in left}
+        seen = [(one, self._look(one)) for one in left if found[one.place] is None]
+        # By step, so that what a checkpoint was trained on from is there before it.
+        for one, looked in sorted(seen, key=lambda pair: _turn(*pair)):
+            if isinstance(looked, Drop):
+                found[one.place] = looked
+            elif time.monotonic() > until:
+                said = f"{one.place}: it is complete, and is taken by the next look."
+                found[one.place] = Drop(one.place, looked.kind, "waiting", None, said)
+            else:
+                drop = found[one.place] = self._take(one, looked)
                 if drop.outcome in {"imported", "known"}:
-                    memory.keep(place, print_, drop)
-            found.append(drop)
+                    memory.keep(one.place, one.fingerprint, drop)
         memory.write()
-        return found
+        return [drop for drop in found.values() if drop is not None]
 
-    def _take(
-        self, place: str, project: str, run: str, path: Path, files: Mapping[str, Path]
-    ) -> Drop:
+    def _look(self, left: Left) -> Layout | Drop:
+        """Return what a drop is, or why it is not taken."""
+        place = left.place
         try:
-            naming.check_own_project(project)
-            naming.check_run(run)
-        except InvalidNameError as error:
-            return Drop(place, None, "refused", None, str(error))
-        sizes = {name: file.stat().st_size for name, file in files.items()}
-        seen = layout.recognise(path.name, sizes, lambda name: _small(files[name]))
-        waits = seen.waits or _unfinished(files)
-        if seen.wrong or waits:
-            outcome = "refused" if seen.wrong else "waiting"
-            return Drop(place, seen.kind, outcome, None, f"{place}: {seen.wrong or waits}.")
+            naming.check_own_project(left.project)
+            naming.check_run(left.run)
+            naming.check_paths(left.sizes)
+        except (InvalidNameError, InvalidFormatError) as error:
+            return Drop(place, None, "refused", None, f"{place}: {error}")
         try:
-            return self._import(place, project, run, seen, files)
+            seen = layout.recognise(left.name, left.sizes, left.read, marked=left.marked)
+        except MissingObjectError:
+            return _waiting(place, None, "it changed while it was read")
+        except (ArtifactError, OSError) as error:
+            return Drop(place, None, "refused", None, f"{place}: {error}")
+        if seen.wrong:
+            return Drop(place, seen.kind, "refused", None, f"{place}: {seen.wrong}.")
+        waits = seen.waits or (_MORE if seen.rests and not left.ordered else None)
+        return _waiting(place, seen.kind, waits) if waits else seen
+
+    def _take(self, left: Left, seen: Layout) -> Drop:
+        place = left.place
+        try:
+            with left.here() as files:
+                waits = _unfinished(files)
+                if waits:
+                    return _waiting(place, seen.kind, waits)
+                return self._import(place, left.project, left.run, seen, files)
+        except MissingObjectError:
+            return _waiting(place, seen.kind, "it changed while it was read")
         except (ArtifactError, OSError) as error:
             return Drop(place, seen.kind, "refused", None, f"{place}: {error}")
 
@@ -110,6 +146,7 @@ class Receiving(Publishing, Tracing):
             facts={"metrics": dict(seen.metrics), "epoch": seen.epoch, "layout": seen.kind},
         )
         self._say_parents(made.id, parents)
+        self._say_steps(made)
         self.finish_run(started, "finished")
         return Drop(place, seen.kind, "imported", made.reference, f"{place}: {made.reference}.")
 
@@ -123,6 +160,20 @@ class Receiving(Publishing, Tracing):
     def _say_parents(self, reference: str, parents: Sequence[tuple[str, str]]) -> None:
         for role, parent in parents:
             self.declare(reference, parent, role)
+
+    def _say_steps(self, made: Artifact) -> None:
+        """Declare the step before as the parent, of a checkpoint and of the one after it.
+
+        Whoever has a parent already keeps it: a note says more than the order of steps, and a
+        step that comes late is but another ancestor.
+        """
+        steps = sorted(self.checkpoints(made.project, made.name), key=lambda one: one.step or 0)
+        at = [one.id for one in steps].index(made.id)
+        for before, after in itertools.pairwise(steps[max(at - 1, 0) : at + 2]):
+            if not self.catalog.read(_has_parent, after.id):
+                # A note may say that the earlier step was made from the later one.
+                with contextlib.suppress(ConflictError):
+                    self.declare(after.id, before.id, "parent")
 
     def _same(self, project: str, files: Mapping[str, Path]) -> str | None:
         """Return the artifact of a project that has just these files, under whatever name."""
@@ -181,39 +232,19 @@ class _Memory:
             new.replace(self.file)
 
 
-def _drops(inbox: Path) -> Iterator[tuple[str, str, Path]]:
-    """Yield project, run and path of everything that was left; a note goes with its tensors."""
-    for project in sorted(item for item in inbox.iterdir() if item.is_dir()):
-        for run in sorted(item for item in project.iterdir() if item.is_dir()):
-            for path in sorted(run.iterdir()):
-                if path.suffix != ".json" or path.is_dir():
-                    yield project.name, run.name, path
+def _has_parent(conn: sa.Connection, child: str) -> bool:
+    edge = tables.edge
+    statement = sa.select(edge.c.parent).where(edge.c.child == child, edge.c.role == "parent")
+    return conn.execute(statement).first() is not None
 
 
-def _files(path: Path) -> dict[str, Path]:
-    if not path.is_dir():
-        note = path.with_suffix(".json")
-        pair = [path, note] if path.suffix == ".safetensors" and note.is_file() else [path]
-        return {file.name: file for file in pair}
-    return {
-        file.relative_to(path).as_posix(): file
-        for file in sorted(path.rglob("*"))
-        if file.is_file() or file.is_symlink()
-    }
+def _turn(left: Left, looked: Layout | Drop) -> tuple[str, str, int]:
+    step = looked.step if isinstance(looked, Layout) else None
+    return left.project, left.run, step or 0
 
 
-def _fingerprint(files: Mapping[str, Path]) -> str:
-    found = []
-    for name, file in sorted(files.items()):
-        seen = file.lstat()
-        found.append([name, seen.st_size, seen.st_mtime_ns])
-    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
-
-
-def _small(file: Path) -> bytes:
-    if file.stat().st_size > _SMALL:
-        raise SourceError(f"{file.name!r} is too large to be read whole")
-    return file.read_bytes()
+def _waiting(place: str, kind: str | None, why: str) -> Drop:
+    return Drop(place, kind, "waiting", None, f"{place}: {why}.")
 
 
 def _unfinished(files: Mapping[str, Path]) -> str | None:

@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -53,11 +54,13 @@ class Listed:
         key: Its key below the prefix.
         size: Its length in bytes.
         etag: What the server calls these bytes of it.
+        age: Seconds since it was written, by the server's clock alone.
     """
 
     key: str
     size: int
     etag: str
+    age: float
 
 
 class Bucket:
@@ -136,22 +139,21 @@ class Bucket:
         Raises:
             StoreError: The bucket is not there, or does not answer.
         """
+        before = len(self.prefix) + 1 if self.prefix else 0
 
-        def pages() -> Iterator[dict[str, Any]]:
+        def pages() -> Iterator[Listed]:
             at = {"Bucket": self.bucket, "Prefix": f"{self.prefix}/" if self.prefix else ""}
             while True:
                 page = self.client.list_objects_v2(**at)
-                yield from page.get("Contents", [])
+                now = parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"])
+                for one in page.get("Contents", []):
+                    age = max((now - one["LastModified"]).total_seconds(), 0.0)
+                    yield Listed(one["Key"][before:], one["Size"], one["ETag"], age)
                 if not page.get("IsTruncated"):
                     return
                 at = {**at, "ContinuationToken": page["NextContinuationToken"]}
 
-        before = len(self.prefix) + 1 if self.prefix else 0
-        found = self.ask("", lambda: list(pages()))
-        return sorted(
-            (Listed(one["Key"][before:], one["Size"], one["ETag"]) for one in found),
-            key=lambda one: one.key,
-        )
+        return sorted(self.ask("", lambda: list(pages())), key=lambda one: one.key)
 
     def download(self, item: Listed, to: Path) -> None:
         """Write an object to a file, as it was when it was listed.

@@ -98,8 +98,8 @@ def test_a_command_prints_the_fields_that_are_documented(
     monkeypatch.chdir(home.parent)
     promoted(registry, "a")
     if command_ == "inbox scan":
-        (home.parent / "inbox/p/r/step-1").mkdir(parents=True)
-        (home.parent / "inbox/p/r/step-1/.metadata").write_bytes(b"x")
+        (home.parent / "inbox/p/r").mkdir(parents=True)
+        (home.parent / "inbox/p/r/step=1.ckpt").write_bytes(b"half an archive")
     if command_ in {"run reproduce", "run compare"}:
         with start_run("digits", "mine") as run:
             run.checkpoint({"w": np.ones(2)}, step=1)

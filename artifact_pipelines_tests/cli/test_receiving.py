@@ -1,8 +1,10 @@
 """The inbox on the command line."""
 
+import shutil
 from pathlib import Path
 
 from artifact_pipelines_tests.cli.conftest import Command
+from artifact_pipelines_tests.registry.test_receiving import RECORDED
 
 
 def test_a_refused_drop_is_named_and_the_exit_code_says_so(
@@ -11,8 +13,7 @@ def test_a_refused_drop_is_named_and_the_exit_code_says_so(
     run = tmp_path / "inbox" / "p" / "outside"
     run.mkdir(parents=True)
     empty = command("inbox", "scan", str(tmp_path / "inbox"))
-    (run / "step-4").mkdir()
-    (run / "step-4" / ".metadata").write_bytes(b"x")
+    shutil.copytree(RECORDED / "dcp" / "step-10", run / "step-4")
     good = command("inbox", "scan", str(tmp_path / "inbox"), "--json")
     (run / "notes.txt").write_text("hello")
     bad = command("inbox", "scan", str(tmp_path / "inbox"))

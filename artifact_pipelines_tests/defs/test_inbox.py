@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from artifact_pipelines.defs.inbox import INBOX, inbox_sensor
+from artifact_pipelines.defs.inbox import inbox_sensor
 from artifact_pipelines.registry import open_registry
+from artifact_pipelines.registry.inbox import SETTING
 from artifact_pipelines.resources import RegistryResource
+from artifact_pipelines_tests.servers import SeaweedFS
 
 
 def said(context: dg.SensorEvaluationContext) -> str | None:
@@ -26,15 +28,29 @@ def test_a_sensor_takes_what_was_left(tmp_path: Path, monkeypatch: pytest.Monkey
     (run / "best.json").write_text('{"step": 3}')
     (run / "alone.safetensors").write_bytes(save({"w": np.zeros(2)}))
     monkeypatch.setenv("ARTIFACT_PIPELINES_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv(INBOX, raising=False)
+    monkeypatch.delenv(SETTING, raising=False)
     context = dg.build_sensor_context(resources={"registry": RegistryResource()})
     silent = said(context)
-    monkeypatch.setenv(INBOX, str(tmp_path / "inbox"))
+    monkeypatch.setenv(SETTING, str(tmp_path / "inbox"))
     first, second = said(context), said(context)
     with open_registry(tmp_path / "home") as registry:
         found = [item.reference for item in registry.checkpoints("p")]
 
-    assert silent == f"{INBOX} names no folder."
+    assert silent == f"{SETTING} names no folder and no bucket."
     assert first == "1 imported, 0 known, 1 waiting, 0 refused"
     assert second == "0 imported, 1 known, 1 waiting, 0 refused"
     assert found == ["p/outside@3"]
+
+
+def test_a_sensor_takes_what_was_left_in_a_bucket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seaweedfs: SeaweedFS, s3_url: str
+) -> None:
+    key = f"{s3_url.rpartition('/')[2]}/p/outside/best"
+    for name, data in (("safetensors", save({"w": np.ones(2)})), ("json", b'{"step": 3}')):
+        seaweedfs.client().put_object(Bucket="store", Key=f"{key}.{name}", Body=data)
+    monkeypatch.setenv("ARTIFACT_PIPELINES_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv(SETTING, s3_url)
+    context = dg.build_sensor_context(resources={"registry": RegistryResource()})
+
+    assert said(context) == "1 imported, 0 known, 0 waiting, 0 refused"
+    assert said(context) == "0 imported, 1 known, 0 waiting, 0 refused"
