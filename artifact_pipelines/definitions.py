@@ -3,13 +3,13 @@
 import dagster as dg
 
 from artifact_pipelines.defs import failures, inbox, upkeep
+from artifact_pipelines.fanning import VALUES, StepValues, executor
 from artifact_pipelines.resources import RegistryResource
 
 defs = dg.Definitions(
-    assets=dg.load_assets_from_modules([upkeep]),
+    assets=dg.load_assets_from_modules([inbox, upkeep]),
     schedules=upkeep.SCHEDULES,
     sensors=[failures.run_failures, inbox.inbox_sensor],
-    resources={"registry": RegistryResource()},
-    # Each step takes milliseconds; a process of its own would cost more than a second.
-    executor=dg.in_process_executor,
+    resources={"registry": RegistryResource(), VALUES: StepValues()},
+    executor=executor(),
 )

@@ -16,6 +16,9 @@ _HOME_NAME = ".artifact-pipelines"
 # A workspace holds projects, so it is asked for first, however far above it is.
 _PROJECT_MARKS = (("workspace.yaml",), ("pyproject.toml", ".git"))
 
+EXECUTORS = ("in-process", "multiprocess", "celery", "kubernetes")
+"""What may carry the steps of a Dagster run; the first is the default."""
+
 # The first line tells our file from a person's.
 _OURS = "# Written by artifact-pipelines. Remove this line to keep your own version.\n"
 
@@ -36,6 +39,7 @@ class Settings:
         logs: The form of log lines on standard error, `json` or `text`; none when left out.
         metrics: The folder where processes leave figures for Prometheus, or nothing.
         spans: Whether OpenTelemetry gets spans.
+        executor: What carries the steps of a Dagster run.
     """
 
     home: Path
@@ -49,6 +53,7 @@ class Settings:
     logs: str | None = None
     metrics: Path | None = None
     spans: bool = False
+    executor: str = "in-process"
 
     @classmethod
     def from_environment(
@@ -93,6 +98,7 @@ class Settings:
             logs=given.get("LOG"),
             metrics=_absolute(given["METRICS"], here) if "METRICS" in given else None,
             spans=given.get("SPANS", "off").lower() in {"1", "on", "true", "yes"},
+            executor=_one_of("EXECUTOR", given.get("EXECUTOR", EXECUTORS[0]), EXECUTORS),
         )
 
 
@@ -203,6 +209,12 @@ def _catalog_url(url: str, cwd: Path) -> str:
         f"{_PREFIX}CATALOG_URL is neither sqlite:////path/to/catalog.db "
         "nor postgresql+psycopg2://user@host/database."
     )
+
+
+def _one_of(name: str, text: str, known: tuple[str, ...]) -> str:
+    if text not in known:
+        raise ConfigurationError(f"{_PREFIX}{name} is {text!r}; expected {' or '.join(known)}.")
+    return text
 
 
 def _seconds(name: str, text: str) -> int:

@@ -1,5 +1,8 @@
 """Retention as assets: the plan that a person reads, and the approved plans carried out."""
 
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
@@ -7,6 +10,9 @@ import dagster as dg
 from artifact_pipelines.components import reports
 from artifact_pipelines.components.project import Project
 from artifact_pipelines.errors import PlanRefusedError
+from artifact_pipelines.fanning import Fanned, fanned_out
+from artifact_pipelines.registry import Registry
+from artifact_pipelines.registry.planning import Plan
 from artifact_pipelines.resources import RegistryResource
 
 
@@ -28,30 +34,58 @@ def retention_assets(project: Project) -> list[dg.AssetsDefinition]:
                 metadata=reports.of_plan(plan), data_version=dg.DataVersion(plan.id)
             )
 
-    @dg.asset(
-        key=project.key("cleanup"),
-        deps=[project.key("retention_plan")],
-        description="The approved plans, carried out: what they named is forgotten.",
+    cleanup = fanned_out(
+        project.key("cleanup"),
+        Fanned(
+            lambda registry, _config, _run: _cut(registry, project.name),
+            _archive,
+            lambda registry, _moved: _clean_up(registry, project.name),
+            shard=_Due,
+            found=None,
+        ),
+        opened=project.opened,
+        after=project.key("retention_plan"),
+        description="The approved plans, carried out: what they named is forgotten or archived.",
         kinds={"plan"},
         code_version=code_version,
         **project.common(),
     )
-    def cleanup(
-        context: dg.AssetExecutionContext, registry: RegistryResource
-    ) -> dg.MaterializeResult[Any]:
-        with project.opened(registry) as opened:
-            plans = opened.plans(project.name)
-            applied, refused = [], []
-            for plan in plans:
-                if plan.state != "approved":
-                    continue
-                try:
-                    applied.append(opened.apply_plan(plan.id))
-                except PlanRefusedError as error:
-                    # A plan that outlived its policy must not keep the next one waiting.
-                    context.log.warning("%s", error)
-                    refused.append(str(error))
-            waiting = sum(plan.state == "open" for plan in plans)
-            return dg.MaterializeResult(metadata=reports.of_cleanup(applied, refused, waiting))
-
     return [retention_plan, cleanup]
+
+
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """A part of what a plan archives."""
+
+    plan: str
+    references: list[str]
+
+
+def _approved(registry: Registry, project: str) -> list[Plan]:
+    return [plan for plan in registry.plans(project) if plan.state == "approved"]
+
+
+def _cut(registry: Registry, project: str) -> Iterator[_Due]:
+    for plan in _approved(registry, project):
+        # What refuses a plan is said once, where it is carried out.
+        with contextlib.suppress(PlanRefusedError):
+            for part in registry.archive_shards(plan.id):
+                yield _Due(plan.id, part)
+
+
+def _archive(registry: Registry, due: _Due) -> None:
+    with contextlib.suppress(PlanRefusedError):
+        registry.archive_shard(due.plan, due.references)
+
+
+def _clean_up(registry: Registry, project: str) -> dg.MaterializeResult[Any]:
+    """Carry out the rest of the approved plans and report on all of it."""
+    applied, refused = [], []
+    for plan in _approved(registry, project):
+        try:
+            applied.append(registry.apply_plan(plan.id))
+        except PlanRefusedError as error:
+            # A plan that outlived its policy must not keep the next one waiting.
+            refused.append(str(error))
+    waiting = sum(plan.state == "open" for plan in registry.plans(project))
+    return dg.MaterializeResult(metadata=reports.of_cleanup(applied, refused, waiting))

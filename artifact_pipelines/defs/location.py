@@ -17,6 +17,7 @@ from artifact_pipelines.components.project import (
 )
 from artifact_pipelines.defs.events import event_sensor
 from artifact_pipelines.domain.policy import Policy
+from artifact_pipelines.fanning import VALUES, StepValues, executor
 from artifact_pipelines.resources import RegistryResource, TrainerResource
 from artifact_pipelines.settings import Settings
 
@@ -72,7 +73,11 @@ def carried(definitions: dg.Definitions, location: str) -> dg.Definitions:
         definitions: Everything in the code location, projects and other assets.
         location: The name of the code location.
     """
-    resources = {"registry": RegistryResource(), "trainer": TrainerResource()}
+    resources = {
+        "registry": RegistryResource(),
+        "trainer": TrainerResource(),
+        VALUES: StepValues(),
+    }
     missing = resources.keys() - (definitions.resources or {}).keys()
     found = places(definitions)
     name = identifier(location)
@@ -87,8 +92,7 @@ def carried(definitions: dg.Definitions, location: str) -> dg.Definitions:
             else []
         ),
         resources={key: resources[key] for key in sorted(missing)},
-        # Each step takes milliseconds; a process of its own would cost more than a second.
-        executor=None if definitions.executor else dg.in_process_executor,
+        executor=None if definitions.executor else executor(),
     )
 
 

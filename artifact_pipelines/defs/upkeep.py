@@ -1,15 +1,42 @@
 """What keeps a registry sound: signed heads, scrubs, prune and the storage report."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
+from artifact_pipelines.fanning import Described, Fanned, fanned_out
+from artifact_pipelines.registry import Registry
+from artifact_pipelines.registry.drilling import SAMPLE, Drilled
+from artifact_pipelines.registry.scrubbing import ScrubReport, ScrubShard
 from artifact_pipelines.resources import RegistryResource
 from artifact_pipelines.settings import Settings
 
 _GROUP = "upkeep"
 _BAR = 40  # characters of the longest bar
+_MEGABYTE = 1 << 20
+
+
+def upkeep(kind: str) -> Described:
+    """Return what every asset of the upkeep is given."""
+    return Described(group_name=_GROUP, kinds={kind}, code_version="1")
+
+
+def asked(asset: str, name: str, question: str) -> dg.AssetCheckSpec:
+    """Return a check of an asset of the upkeep."""
+    return dg.AssetCheckSpec(name, asset=["registry", asset], description=question)
+
+
+def answered(name: str, against: Sequence[str], what: str) -> dg.AssetCheckResult:
+    """Return a check that passes where nothing speaks against it."""
+    said = dg.MetadataValue.md("\n".join(against) or "none")
+    return dg.AssetCheckResult(check_name=name, passed=not against, metadata={what: said})
+
+
+def _replica() -> str | None:
+    return Settings.from_environment().replica_url
 
 
 @dg.asset(key=["registry", "tree_head"], group_name=_GROUP, kinds={"ledger"}, code_version="1")
@@ -23,7 +50,22 @@ def tree_head(registry: RegistryResource) -> dg.MaterializeResult[Any]:
         )
 
 
-class ScrubConfig(dg.Config):
+class ShardConfig(dg.Config):
+    """How work is cut.
+
+    Attributes:
+        shard_megabytes: What a shard holds, about.
+    """
+
+    shard_megabytes: float = Field(default=1024, gt=0)
+
+    @property
+    def each(self) -> int:
+        """The bytes of a shard, about."""
+        return max(1, round(self.shard_megabytes * _MEGABYTE))
+
+
+class ScrubConfig(ShardConfig):
     """How much of the store is read again.
 
     Attributes:
@@ -35,63 +77,51 @@ class ScrubConfig(dg.Config):
     seed: int | None = None
 
 
-@dg.asset(
-    key=["registry", "scrub"],
-    group_name=_GROUP,
-    kinds={"store"},
-    code_version="1",
-    check_specs=[
-        dg.AssetCheckSpec(
-            "bytes",
-            asset=["registry", "scrub"],
-            description="Every stored chunk matches its key.",
-        ),
-        dg.AssetCheckSpec(
-            "ledger",
-            asset=["registry", "scrub"],
-            description="The ledger, its signatures and the catalog agree.",
-        ),
+def _cut_scrub(registry: Registry, config: ScrubConfig, _run: str) -> list[ScrubShard]:
+    return registry.scrub_shards(sample=config.sample, seed=config.seed, each=config.each)
+
+
+def _scrub_shard(registry: Registry, shard: ScrubShard) -> ScrubReport:
+    return registry.scrub_shard(shard, replica_url=_replica())
+
+
+def _scrubbed(registry: Registry, reports: list[ScrubReport]) -> dg.MaterializeResult[Any]:
+    found = registry.end_scrub(reports, replica_url=_replica())
+    ledger = registry.verify_ledger()
+    damage = [
+        f"{', '.join(damage.artifacts) or 'no live artifact'}: {damage.what}"
+        for damage in found.damaged
+    ]
+    return dg.MaterializeResult(
+        metadata={
+            "packs": found.packs,
+            "chunks": found.chunks,
+            "megabytes": round(found.size / 1e6, 3),
+            "damaged": len(found.damaged),
+            "healed": len(found.healed),
+            "seed": found.seed,
+            "shards": len(reports),
+            "leaves": ledger.leaves,
+        },
+        check_results=[
+            answered("bytes", damage, "damage"),
+            answered("ledger", ledger.problems, "problems"),
+        ],
+    )
+
+
+scrub = fanned_out(
+    dg.AssetKey(["registry", "scrub"]),
+    Fanned(_cut_scrub, _scrub_shard, _scrubbed, shard=ScrubShard, found=ScrubReport),
+    opened=RegistryResource.opened,
+    config=ScrubConfig,
+    checks=[
+        asked("scrub", "bytes", "Every stored chunk matches its key."),
+        asked("scrub", "ledger", "The ledger, its signatures and the catalog agree."),
     ],
+    description="The stored chunks, each read again and compared with its key.",
+    **upkeep("store"),
 )
-def scrub(config: ScrubConfig, registry: RegistryResource) -> Iterator[dg.MaterializeResult[Any]]:
-    """The stored chunks, each read again and compared with its key."""
-    with registry.opened() as opened:
-        found = opened.scrub(
-            sample=config.sample,
-            seed=config.seed,
-            replica_url=Settings.from_environment().replica_url,
-        )
-        ledger = opened.verify_ledger()
-        damage = [
-            f"{', '.join(damage.artifacts) or 'no live artifact'}: {damage.what}"
-            for damage in found.damaged
-        ]
-        yield dg.MaterializeResult(
-            metadata={
-                "packs": found.packs,
-                "chunks": found.chunks,
-                "megabytes": round(found.size / 1e6, 3),
-                "damaged": len(found.damaged),
-                "healed": len(found.healed),
-                "sample": config.sample,
-                "seed": found.seed,
-                "leaves": ledger.leaves,
-            },
-            check_results=[
-                dg.AssetCheckResult(
-                    check_name="bytes",
-                    passed=found.ok,
-                    metadata={"damage": dg.MetadataValue.md("\n".join(damage) or "none")},
-                ),
-                dg.AssetCheckResult(
-                    check_name="ledger",
-                    passed=ledger.ok,
-                    metadata={
-                        "problems": dg.MetadataValue.md("\n".join(ledger.problems) or "none")
-                    },
-                ),
-            ],
-        )
 
 
 @dg.asset(
@@ -177,42 +207,67 @@ def _forgotten(saved: Mapping[str, Any]) -> int:
     return sum(size for rule, size in saved["rules"].items() if rule != "slim")
 
 
-@dg.asset(
-    key=["registry", "restore_drill"],
-    group_name=_GROUP,
-    kinds={"store"},
-    code_version="1",
-    check_specs=[
-        dg.AssetCheckSpec(
+class DrillConfig(ShardConfig):
+    """What is rehearsed.
+
+    Attributes:
+        sample: How many artifacts are brought back.
+    """
+
+    sample: int = SAMPLE
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """A part of what a drill has drawn."""
+
+    artifacts: list[str]
+    rehearsal: str
+
+
+def _cut_drill(registry: Registry, config: DrillConfig, run: str) -> list[_Drawn]:
+    return [_Drawn(part, run) for part in registry.drill_shards(config.sample, each=config.each)]
+
+
+def _drill_shard(registry: Registry, shard: _Drawn) -> list[Drilled]:
+    return registry.drill_shard(shard.artifacts, shard.rehearsal)
+
+
+def _drilled(registry: Registry, parts: list[list[Drilled]]) -> dg.MaterializeResult[Any]:
+    found = [one for part in parts for one in part]
+    proven = [one for project in registry.projects() for one in registry.proven(project)]
+    failed = [f"{one.reference}: {said}" for one in found for said in one.problems]
+    lines = [f"- {one.reference} ({one.tier}): {one.at or 'never'}" for one in proven]
+    return dg.MaterializeResult(
+        metadata={
+            "drilled": len(found),
+            "megabytes": round(sum(one.size for one in found) / 1e6, 3),
+            "loaded": sum(one.loaded for one in found),
+            "shards": len(parts),
+            "never_proven": sum(one.at is None for one in proven),
+            "last_proven_restorable": dg.MetadataValue.md("\n".join(lines) or "no models yet"),
+        },
+        check_results=[answered("restorable", failed, "problems")],
+    )
+
+
+restore_drill = fanned_out(
+    dg.AssetKey(["registry", "restore_drill"]),
+    Fanned(_cut_drill, _drill_shard, _drilled, shard=_Drawn, found=list[Drilled]),
+    opened=RegistryResource.opened,
+    config=DrillConfig,
+    checks=[
+        asked(
+            "restore_drill",
             "restorable",
-            asset=["registry", "restore_drill"],
-            description="What was drawn could be brought back, verified and loaded.",
+            "What was drawn could be brought back, verified and loaded.",
         )
     ],
+    description=(
+        "A sample of checkpoints and models, the long unproven and archived first, brought back."
+    ),
+    **upkeep("store"),
 )
-def restore_drill(registry: RegistryResource) -> Iterator[dg.MaterializeResult[Any]]:
-    """A sample of checkpoints and models, the long unproven and archived first, brought back."""
-    with registry.opened() as opened:
-        found = opened.drill()
-        proven = [one for project in opened.projects() for one in opened.proven(project)]
-        failed = [f"{one.reference}: {said}" for one in found for said in one.problems]
-        lines = [f"- {one.reference} ({one.tier}): {one.at or 'never'}" for one in proven]
-        yield dg.MaterializeResult(
-            metadata={
-                "drilled": len(found),
-                "megabytes": round(sum(one.size for one in found) / 1e6, 3),
-                "loaded": sum(one.loaded for one in found),
-                "never_proven": sum(one.at is None for one in proven),
-                "last_proven_restorable": dg.MetadataValue.md("\n".join(lines) or "no models yet"),
-            },
-            check_results=[
-                dg.AssetCheckResult(
-                    check_name="restorable",
-                    passed=not failed,
-                    metadata={"problems": dg.MetadataValue.md("\n".join(failed) or "none")},
-                )
-            ],
-        )
 
 
 SCHEDULES = [

@@ -1,6 +1,6 @@
 """Plans carried out: item by item, against what has happened since each was decided."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -9,9 +9,10 @@ import sqlalchemy as sa
 from artifact_pipelines.catalog import ledger, tables
 from artifact_pipelines.catalog.catalog import Transaction
 from artifact_pipelines.domain.retention import Action
+from artifact_pipelines.domain.sharding import MOST, shards
 from artifact_pipelines.errors import GoneError, HeldError, PlanRefusedError
 from artifact_pipelines.registry import planning, steps
-from artifact_pipelines.registry.moving import Moving
+from artifact_pipelines.registry.moving import SHARD, Moved, Moving, archived_together
 from artifact_pipelines.registry.planning import Plan, PlanItem, Planning
 from artifact_pipelines.registry.steps import Steps
 
@@ -124,14 +125,43 @@ class Applying(Moving, Planning):
                 skipped[item.reference] = str(error)
         return tuple(slimmed)
 
+    def archive_shards(self, plan: str, *, each: int = SHARD, most: int = MOST) -> list[list[str]]:
+        """Return what a plan archives in shards, checkpoints of a run with their neighbours.
+
+        Args:
+            plan: The plan.
+            each: The bytes of a shard, about.
+            most: How many shards there may be.
+
+        Raises:
+            PlanRefusedError: It is not approved, or no longer says what is to be done.
+        """
+        found = self.plan(plan)
+        self._check_applicable(found)
+        due = [self.get(item.artifact) for item in self._still(found, Action.ARCHIVE, {})]
+        groups = archived_together(due)
+        cut = shards(groups, lambda group: sum(one.size for one in group), each, most=most)
+        return [[one.reference for group in part for one in group] for part in cut]
+
+    def archive_shard(self, plan: str, references: Sequence[str]) -> Moved:
+        """Archive a shard of what a plan archives; applying the plan then finds it done.
+
+        Raises:
+            PlanRefusedError: The plan is not approved, or no longer says what is to be done.
+        """
+        found = self.plan(plan)
+        self._check_applicable(found)
+        due = {item.reference for item in self._still(found, Action.ARCHIVE, {})}
+        return self.archive([reference for reference in references if reference in due])
+
     def _archive_items(self, plan: Plan, skipped: dict[str, str]) -> Steps[tuple[str, ...]]:
-        """Move to the cold tier what is still to be moved."""
+        """Move to the cold tier what is still to be moved, and return all that is there now."""
         references = [item.reference for item in self._still(plan, Action.ARCHIVE, skipped)]
-        if not references:
-            return ()
-        moved = yield from self.archiving(references)
-        skipped.update(moved.skipped)
-        return moved.moved
+        if references:
+            moved = yield from self.archiving(references)
+            skipped.update(moved.skipped)
+        chosen = [self.get(item.artifact) for item in plan.chosen(Action.ARCHIVE)]
+        return tuple(one.reference for one in chosen if one.tier == "cold")
 
     def _still(self, plan: Plan, action: Action, skipped: dict[str, str]) -> list[PlanItem]:
         """Return the items of an action that the policy still says this of, and note the others."""

@@ -1,6 +1,7 @@
 """Restore drills: that what is kept can be had again is shown by having it again."""
 
 import random
+import secrets
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,9 +12,10 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from artifact_pipelines.catalog import tables
-from artifact_pipelines.catalog.catalog import now
+from artifact_pipelines.catalog import ledger, tables
+from artifact_pipelines.catalog.catalog import Transaction, now
 from artifact_pipelines.domain import digest
+from artifact_pipelines.domain.sharding import MOST, shards
 from artifact_pipelines.errors import ArtifactError
 from artifact_pipelines.gates.loading import load_file
 from artifact_pipelines.registry.reading import Artifact, Reading
@@ -22,6 +24,8 @@ SAMPLE: Final = 5
 _COLD: Final = 4.0
 """How much likelier an archived artifact is drawn than one of the same age in the hot tier."""
 _DAY: Final = 86_400.0
+SHARD: Final = 1 << 30
+"""The bytes that a shard of a drill brings back, about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,24 +77,50 @@ class Drilling(Reading):
         The longer ago something was proven, the likelier it is drawn, and what is archived is
         likelier than what is not.
         """
+        (drawn,) = self.drill_shards(sample, seed=seed, most=1) or [[]]
+        return self.drill_shard(drawn, secrets.token_hex(8), progress)
+
+    def drill_shards(
+        self, sample: int = SAMPLE, *, seed: int | None = None, each: int = SHARD, most: int = MOST
+    ) -> list[list[str]]:
+        """Return the ids of a sample in shards; `drill_shard` does each.
+
+        Args:
+            sample: How many artifacts.
+            seed: What they are drawn by.
+            each: The bytes of a shard, about.
+            most: How many shards there may be.
+        """
         artifacts, weights = self._drawable()
         chooser = random.Random(seed)  # noqa: S311  a sample, no secret
-        chosen = _sample(chooser, artifacts, weights, sample)
+        drawn = _sample(chooser, artifacts, weights, sample)
+        cut = shards(drawn, lambda artifact: artifact.size, each, most=most)
+        return [[artifact.id for artifact in part] for part in cut]
+
+    def drill_shard(
+        self,
+        artifacts: Sequence[str],
+        rehearsal: str,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[Drilled]:
+        """Bring artifacts back and write down what came of it, once in a rehearsal.
+
+        Args:
+            artifacts: Their ids.
+            rehearsal: A name for this one; what was written down under it is not done again.
+            progress: Told how many of how many are done.
+        """
         found = []
-        for number, artifact in enumerate(chosen):
+        for number, one in enumerate(artifacts):
             if progress is not None:
-                progress(number, len(chosen))
-            one = self._bring_back(artifact)
-            body = {
-                "project": artifact.project,
-                "ok": not one.problems,
-                "tier": one.tier,
-                "size": one.size,
-                "loaded": one.loaded,
-                "problems": list(one.problems),
-            }
-            self.append("drill", artifact.id, body)
-            found.append(one)
+                progress(number, len(artifacts))
+            artifact = self.get(one)
+            done = self.catalog.read(_drilled, artifact, rehearsal)
+            if done is None:
+                drilled = self._bring_back(artifact)
+                done = self.catalog.write(_write_down, artifact, drilled, rehearsal, self.actor)
+                self.export_leaves()
+            found.append(done)
         return found
 
     def proven(self, project: str) -> list[Proven]:
@@ -141,6 +171,46 @@ def _sample(
     """Return so many artifacts, each once, the heavier the likelier."""
     drawn = [(chooser.random() ** (1.0 / weight), place) for place, weight in enumerate(weights)]
     return [artifacts[place] for _, place in sorted(drawn, reverse=True)[:wanted]]
+
+
+def _drilled(conn: Connection, artifact: Artifact, rehearsal: str) -> Drilled | None:
+    """Return what came of an artifact in a rehearsal, where that was written down."""
+    leaf = tables.leaf
+    statement = sa.select(leaf.c.body).where(
+        leaf.c.subject == artifact.id, leaf.c.action == "drill", leaf.c.body.is_not(None)
+    )
+    for body in conn.execute(statement).scalars():
+        said = digest.parse(bytes(body))
+        if said.get("rehearsal") == rehearsal:
+            return Drilled(
+                artifact.reference,
+                said["tier"],
+                said["size"],
+                said["loaded"],
+                tuple(said["problems"]),
+            )
+    return None
+
+
+def _write_down(
+    tx: Transaction, artifact: Artifact, drilled: Drilled, rehearsal: str, actor: str
+) -> Drilled:
+    """Write down what came of an artifact unless another process has."""
+    ledger.lock(tx)
+    done = _drilled(tx.conn, artifact, rehearsal)
+    if done is not None:
+        return done
+    body = {
+        "project": artifact.project,
+        "rehearsal": rehearsal,
+        "ok": not drilled.problems,
+        "tier": drilled.tier,
+        "size": drilled.size,
+        "loaded": drilled.loaded,
+        "problems": list(drilled.problems),
+    }
+    ledger.append(tx, action="drill", subject=artifact.id, body=body, actor=actor)
+    return drilled
 
 
 def _last_proven(conn: Connection) -> dict[str, str]:

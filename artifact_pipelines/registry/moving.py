@@ -37,8 +37,13 @@ from artifact_pipelines.store.pack import MAX_PACK, Location
 
 GROUP = 8
 """How many checkpoints of a run are archived around one that stands for itself."""
+TIERS = {"archive": "cold", "restore": "hot"}
+"""The tier that each move on purpose leads to."""
 THRESHOLD = 0.5
 """A pack is rewritten when a smaller share of it is still needed."""
+
+SHARD = 1 << 30
+"""The bytes that a shard of what is archived holds, about."""
 
 _TRIES = 3
 _WORKERS = 2
@@ -162,7 +167,7 @@ class Moving(Publishing):
         self, references: Sequence[str], progress: Progress | None = None
     ) -> Steps[Moved]:
         """Archive artifacts, step by step; each group comes to be cold in one transaction."""
-        groups = _groups(self._meant(references))
+        groups = archived_together(self._meant(references))
         return (yield from self._shift("archive", groups, self._write_cold, progress))
 
     def restoring(
@@ -206,7 +211,7 @@ class Moving(Publishing):
         progress: Progress | None,
     ) -> Steps[Moved]:
         """Move groups of artifacts to the other tier, each group at once."""
-        tier = "cold" if action == "archive" else "hot"
+        tier = TIERS[action]
         moved: list[str] = []
         skipped: dict[str, str] = {}
         before = after = 0
@@ -400,7 +405,7 @@ class Moving(Publishing):
 _Coded = tuple[str, codec.Encoded, str | None, int]
 
 
-def _groups(artifacts: list[Artifact]) -> list[list[Artifact]]:
+def archived_together(artifacts: list[Artifact]) -> list[list[Artifact]]:
     """Return checkpoints by run in groups of neighbouring steps, and everything else alone."""
     runs: dict[tuple[str, str], list[Artifact]] = {}
     groups: list[list[Artifact]] = []
@@ -505,7 +510,10 @@ def _commit(
     rows = tx.lock_rows(tables.artifact, "id", [artifact.id for artifact in group])
     if any(row.state == "forgotten" for row in rows):
         raise MoveAbandonedError("one of its artifacts was forgotten meanwhile")
+    there = {row.id for row in rows if row.tier == TIERS.get(action)}
     for artifact in group:
+        if artifact.id in there:
+            continue  # another process has moved it meanwhile
         ledger.append(
             tx,
             action=action,

@@ -21,6 +21,8 @@ from artifact_pipelines.store.opening import open_backend
 from artifact_pipelines.store.store import Store
 
 _PSEUDONYM = 32
+STEPS = "steps"
+"""Where Dagster's steps leave in the store what they hand on; prune sweeps it."""
 SERVICE_ROLES = ("gate", "operator")
 
 

@@ -1,5 +1,6 @@
 """Prune, the only deleter: what two engines agree that nothing can reach."""
 
+import contextlib
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,10 +14,11 @@ from artifact_pipelines.catalog.catalog import Transaction
 from artifact_pipelines.domain import digest
 from artifact_pipelines.domain.naming import CANARY
 from artifact_pipelines.domain.record import Kind, Record
-from artifact_pipelines.errors import ArtifactError
+from artifact_pipelines.errors import ArtifactError, MissingObjectError
 from artifact_pipelines.registry import steps
 from artifact_pipelines.registry.applying import Applying
 from artifact_pipelines.registry.liveness import Alive, alive
+from artifact_pipelines.registry.opened import STEPS
 from artifact_pipelines.registry.publishing import NO_FILES, Draft
 from artifact_pipelines.registry.reading import Artifact
 from artifact_pipelines.registry.steps import Steps
@@ -25,6 +27,7 @@ from artifact_pipelines.store.pack import object_key
 DAY: Final = 86_400.0
 BUSY: Final = "the ledger grew while the two counts were compared; run prune again"
 _LOOKS: Final = 5
+_STEPS_KEPT: Final = 7 * DAY  # a run that failed may be taken up again for a while
 _NAMED: Final = 3
 
 
@@ -80,6 +83,7 @@ class Pruning(Applying):
             return Pruned(0, 0, 0, 0, tuple(disagreements))
         yield "agreed"
         swept = self._sweep_publications() + self.store.backend.sweep_temporaries(grace)
+        swept += self._sweep_steps()
         yield "swept"
         condemned = 0
         for pack in self.catalog.read(packs.unused, "live"):
@@ -220,6 +224,16 @@ class Pruning(Applying):
             _, artifact, session = key.split("/")
             if session not in sessions and (artifact, session) not in cited:
                 swept += backend.delete(key)
+        return swept
+
+    def _sweep_steps(self) -> int:
+        """Delete what steps handed on in runs that are long over."""
+        backend = self.store.backend
+        swept = 0
+        for key in list(backend.keys(f"{STEPS}/")):
+            with contextlib.suppress(MissingObjectError):  # another prune was here first
+                if backend.age(key) > _STEPS_KEPT:
+                    swept += backend.delete(key)
         return swept
 
 

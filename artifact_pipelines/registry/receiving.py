@@ -8,10 +8,10 @@ import math
 import os
 import time
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -19,6 +19,7 @@ from artifact_pipelines.catalog import tables
 from artifact_pipelines.domain import layout, naming
 from artifact_pipelines.domain.layout import Layout
 from artifact_pipelines.domain.record import Kind
+from artifact_pipelines.domain.sharding import MOST, shards
 from artifact_pipelines.errors import (
     ArtifactError,
     ConflictError,
@@ -31,6 +32,9 @@ from artifact_pipelines.registry.inbox import REST, Left, left_in
 from artifact_pipelines.registry.publishing import Publishing
 from artifact_pipelines.registry.reading import Artifact
 from artifact_pipelines.registry.tracing import Tracing
+
+SHARD: Final = 1 << 30
+"""The bytes that a shard of an import takes, about."""
 
 _MEMORY = "inbox.json"
 _MORE = (
@@ -61,11 +65,18 @@ class Drop:
 class Receiving(Publishing, Tracing):
     """The registry, as far as it takes what others leave for it."""
 
-    def receive(self, inbox: str | Path, *, seconds: float = math.inf) -> list[Drop]:
+    def receive(
+        self,
+        inbox: str | Path,
+        runs: Collection[str] | None = None,
+        *,
+        seconds: float = math.inf,
+    ) -> list[Drop]:
         """Import every complete drop below `project/run/` and report on each; none is changed.
 
         Args:
             inbox: A folder, or `s3://bucket/prefix`.
+            runs: The places `project/run` to look into; all when left out.
             seconds: After so many no further drop is looked into; the next call goes on.
 
         Raises:
@@ -73,8 +84,8 @@ class Receiving(Publishing, Tracing):
             StoreError: The bucket is not there, or does not answer.
         """
         until = time.monotonic() + seconds
-        memory = _Memory(self.keys.root.parent / _MEMORY)
-        left = left_in(inbox)
+        memory = self._memory()
+        left = [one for one in left_in(inbox) if runs is None or _run_of(one) in runs]
         found = {one.place: memory.recall(one.place, one.fingerprint) for one in left}
         seen = [(one, self._look(one)) for one in left if found[one.place] is None]
         # By step, so that what a checkpoint was trained on from is there before it.
@@ -90,6 +101,41 @@ class Receiving(Publishing, Tracing):
                     memory.keep(one.place, one.fingerprint, drop)
         memory.write()
         return [drop for drop in found.values() if drop is not None]
+
+    def unknown_in(self, inbox: str | Path) -> list[Left]:
+        """Return the drops that are not known to be imported.
+
+        Raises:
+            SourceError: The inbox is no folder.
+            StoreError: The bucket is not there, or does not answer.
+        """
+        memory = self._memory()
+        left = left_in(inbox)
+        return [one for one in left if memory.recall(one.place, one.fingerprint) is None]
+
+    def inbox_shards(
+        self, inbox: str | Path, *, each: int = SHARD, most: int = MOST
+    ) -> list[list[str]]:
+        """Return the places `project/run` with drops that are not known, in shards.
+
+        A run is in one shard, so that its drops are taken in their order.
+
+        Args:
+            inbox: A folder, or `s3://bucket/prefix`.
+            each: The bytes of a shard, about.
+            most: How many shards there may be.
+
+        Raises:
+            SourceError: The inbox is no folder.
+            StoreError: The bucket is not there, or does not answer.
+        """
+        sizes: dict[str, int] = {}
+        for left in self.unknown_in(inbox):
+            sizes[_run_of(left)] = sizes.get(_run_of(left), 0) + sum(left.sizes.values())
+        return shards(list(sizes), sizes.__getitem__, each, most=most)
+
+    def _memory(self) -> "_Memory":
+        return _Memory(self.keys.root.parent / _MEMORY)
 
     def _look(self, left: Left) -> Layout | Drop:
         """Return what a drop is, or why it is not taken."""
@@ -199,6 +245,10 @@ class Receiving(Publishing, Tracing):
             if sorted(entries.values()) == sorted(digests.values()):
                 return self.get(identity).reference
         return None
+
+
+def _run_of(left: Left) -> str:
+    return f"{left.project}/{left.run}"
 
 
 class _Memory:

@@ -2,16 +2,19 @@
 
 import random
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from artifact_pipelines.catalog import moves, tables
+from artifact_pipelines.catalog import ledger, moves, tables
+from artifact_pipelines.catalog.catalog import Transaction
 from artifact_pipelines.domain import digest
 from artifact_pipelines.domain.publication import Publication
+from artifact_pipelines.domain.sharding import MOST, shards
 from artifact_pipelines.errors import ArtifactError, KeyGoneError
 from artifact_pipelines.registry.moving import Moving
 from artifact_pipelines.registry.reading import to_location
@@ -23,6 +26,8 @@ from artifact_pipelines.store.store import Store
 
 _SERVED: Final = 4.0  # how much likelier a pack is sampled that a stage needs
 _STEP: Final = 16 * 1024 * 1024  # bytes that are copied at once
+SHARD: Final = 1 << 30
+"""The bytes that a shard of a scrub reads, about."""
 _DATA_KEYS: Final = "datakeys/"
 _SMALL: Final = (_DATA_KEYS, "objects/", "annexes/", "actors/", "publish/", "leaves/", "heads/")
 """What is copied after the packs, in an order that keeps the copy whole at any time."""
@@ -45,6 +50,23 @@ class Damage:
     key: str | None
     what: str
     artifacts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ScrubShard:
+    """A part of what a scrub reads.
+
+    Attributes:
+        packs: The packs.
+        first: The first leaf of the artifacts whose publish objects are read.
+        last: The leaf that ends them.
+        seed: What the sample was drawn by.
+    """
+
+    packs: tuple[str, ...]
+    first: int
+    last: int
+    seed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,29 +135,79 @@ class Scrubbing(Moving):
             seed: What the sample is drawn by.
             replica_url: The copy of the store.
         """
+        (shard,) = self.scrub_shards(sample=sample, seed=seed, most=1)
+        return self.scrub_shard(shard, progress, replica_url=replica_url)
+
+    def scrub_shards(
+        self, *, sample: float = 1.0, seed: int | None = None, each: int = SHARD, most: int = MOST
+    ) -> list[ScrubShard]:
+        """Return the shards of a scrub; `scrub_shard` does each, and `end_scrub` ends it.
+
+        Args:
+            sample: The share of the stored bytes to read.
+            seed: What the sample is drawn by.
+            each: The bytes of a shard, about.
+            most: How many shards there may be.
+        """
         seed = secrets.randbits(32) if seed is None else seed
-        chosen = _drawn(self.catalog.read(_mapped_packs), sample, seed)
+        packs = self.catalog.read(_mapped_packs)
+        sizes = {pack: size for pack, size, _ in packs}
+        cut = shards(_drawn(packs, sample, seed), sizes.__getitem__, each, most=most) or [[]]
+        size = int(self.catalog.read(ledger.head).size) if sample >= 1 else 0
+        bounds = [size * number // len(cut) for number in range(len(cut) + 1)]
+        return [
+            ScrubShard(tuple(part), first, last, seed)
+            for part, (first, last) in zip(cut, pairwise(bounds), strict=True)
+        ]
+
+    def scrub_shard(
+        self,
+        shard: ScrubShard,
+        progress: Progress | None = None,
+        *,
+        replica_url: str | None = None,
+    ) -> ScrubReport:
+        """Read a shard, heal what a copy has and set the rest apart; done twice is done once."""
         chunks = size = 0
         destroyed = self.catalog.read(_destroyed)
         found: list[Damage] = []
         sound: set[str] = set()
-        for done, pack in enumerate(chosen):
+        for done, pack in enumerate(shard.packs):
             if progress is not None:
-                progress(done, len(chosen))
+                progress(done, len(shard.packs))
             places = self._places_in(pack)
-            if {at.key_id for at in places.values()} & destroyed:
-                continue
+            if not places or {at.key_id for at in places.values()} & destroyed:
+                continue  # its chunks have moved since it was drawn, or cannot be read again
             chunks, size = chunks + len(places), size + sum(at.stored for at in places.values())
             problems = list(self._problems(self.store, pack, places))
             sound |= places.keys() - {key for key, _ in problems}
             found += [Damage(pack, key, what, self._users(pack, key)) for key, what in problems]
-        found += self._damaged_objects() if sample >= 1 else []
+        found += self._damaged_objects(shard.first, shard.last)
         healed = self._heal(found, replica_url)
         left = [damage for damage in found if damage not in healed]
         sound |= {damage.key for damage in healed if damage.key is not None}
         self._set_apart(left)
         self._give_back(sound)
-        return ScrubReport(len(chosen), chunks, size, tuple(left), tuple(healed), seed)
+        return ScrubReport(len(shard.packs), chunks, size, tuple(left), tuple(healed), shard.seed)
+
+    def end_scrub(
+        self, reports: Sequence[ScrubReport], *, replica_url: str | None = None
+    ) -> ScrubReport:
+        """Return what all shards of a scrub found.
+
+        What differs from a chunk that another shard healed comes back only now.
+        """
+        left = [damage for report in reports for damage in report.damaged]
+        late = self._heal(left, replica_url)
+        self._give_back({damage.key for damage in late if damage.key is not None})
+        return ScrubReport(
+            sum(report.packs for report in reports),
+            sum(report.chunks for report in reports),
+            sum(report.size for report in reports),
+            tuple(damage for damage in left if damage not in late),
+            (*(damage for report in reports for damage in report.healed), *late),
+            reports[0].seed,
+        )
 
     def replicate(self, replica_url: str, progress: Progress | None = None) -> Replicated:
         """Bring the copy of the store up to date.
@@ -177,7 +249,7 @@ class Scrubbing(Moving):
 
     def quarantined(self) -> dict[str, list[str]]:
         """Return what is wrong with each artifact that is set apart, by reference."""
-        rows = self.catalog.read(_quarantine)
+        rows = self.catalog.read(_quarantined)
         found: dict[str, list[str]] = {}
         for row in rows:
             found.setdefault(self.get(row.artifact).reference, []).append(row.what)
@@ -210,9 +282,9 @@ class Scrubbing(Moving):
             except (ArtifactError, OSError) as error:
                 yield key, str(error)
 
-    def _damaged_objects(self) -> Iterator[Damage]:
+    def _damaged_objects(self, first: int, last: int) -> Iterator[Damage]:
         """Yield the publish objects of live artifacts that are not what their leaves cite."""
-        for artifact, session, reference in self.catalog.read(_published):
+        for artifact, session, reference in self.catalog.read(_published, first, last):
             key = Publication.key(artifact, session)
             expected = self._object_digest(artifact)
             try:
@@ -272,28 +344,23 @@ class Scrubbing(Moving):
 
     def _set_apart(self, damaged: Iterable[Damage]) -> None:
         """Say in the ledger which artifacts are touched by damage that it does not know yet."""
-        known = {(row.artifact, row.key) for row in self.catalog.read(_quarantine)}
-        fresh: dict[str, list[list[str]]] = {}
+        found: dict[str, list[list[str]]] = {}
         for damage in damaged:
             if damage.key is None:
                 continue
             for artifact in self._touched(damage.pack, damage.key):
-                if (artifact, damage.key) not in known:
-                    said = [damage.key, damage.pack, damage.what]
-                    fresh.setdefault(artifact, []).append(said)
-        for artifact, chunks in sorted(fresh.items()):
-            body = {"project": self.get(artifact).project, "chunks": chunks}
-            self.append("quarantine", artifact, body)
+                found.setdefault(artifact, []).append([damage.key, damage.pack, damage.what])
+        for artifact, chunks in sorted(found.items()):
+            project = self.get(artifact).project
+            self.catalog.write(_quarantine, artifact, project, chunks, self.actor)
+        self.export_leaves()
 
     def _give_back(self, sound: set[str]) -> None:
         """Say in the ledger which chunks are whole again."""
-        whole: dict[str, list[str]] = {}
-        for row in self.catalog.read(_quarantine):
-            if row.key in sound:
-                whole.setdefault(row.artifact, []).append(row.key)
-        for artifact, keys in sorted(whole.items()):
-            body = {"project": self.get(artifact).project, "chunks": sorted(keys)}
-            self.append("heal", artifact, body)
+        hurt = {row.artifact for row in self.catalog.read(_quarantined) if row.key in sound}
+        for artifact in sorted(hurt):
+            self.catalog.write(_heal, artifact, self.get(artifact).project, sound, self.actor)
+        self.export_leaves()
 
     def _touched(self, pack: str, key: str | None) -> list[str]:
         """Return the live artifacts that cannot be read without a chunk, or without a pack."""
@@ -361,9 +428,13 @@ def _mapped_packs(conn: Connection) -> list[tuple[str, int, bool]]:
     return [(row.id, row.size, row.id in served) for row in conn.execute(statement)]
 
 
-def _published(conn: Connection) -> list[tuple[str, str, str]]:
+def _published(conn: Connection, first: int, last: int) -> list[tuple[str, str, str]]:
     artifact = tables.artifact
-    statement = sa.select(artifact).where(artifact.c.state == "live").order_by(artifact.c.seq)
+    statement = (
+        sa.select(artifact)
+        .where(artifact.c.state == "live", artifact.c.seq >= first, artifact.c.seq < last)
+        .order_by(artifact.c.seq)
+    )
     return [(row.id, row.object, f"{row.project}/{row.name}") for row in conn.execute(statement)]
 
 
@@ -378,6 +449,30 @@ def _destroyed(conn: Connection) -> set[str | None]:
     return set(conn.execute(sa.select(table.c.id).where(table.c.state == "shredded")).scalars())
 
 
-def _quarantine(conn: Connection) -> list[sa.Row[Any]]:
+def _quarantined(conn: Connection, artifact: str | None = None) -> list[sa.Row[Any]]:
     table = tables.quarantine
-    return list(conn.execute(sa.select(table).order_by(table.c.artifact, table.c.key)))
+    statement = sa.select(table).order_by(table.c.artifact, table.c.key)
+    if artifact is not None:
+        statement = statement.where(table.c.artifact == artifact)
+    return list(conn.execute(statement))
+
+
+def _quarantine(
+    tx: Transaction, artifact: str, project: str, chunks: list[list[str]], actor: str
+) -> None:
+    """Set apart the chunks of an artifact that nobody has set apart yet."""
+    ledger.lock(tx)
+    known = {row.key for row in _quarantined(tx.conn, artifact)}
+    fresh = [said for said in chunks if said[0] not in known]
+    if fresh:
+        body = {"project": project, "chunks": fresh}
+        ledger.append(tx, action="quarantine", subject=artifact, body=body, actor=actor)
+
+
+def _heal(tx: Transaction, artifact: str, project: str, sound: set[str], actor: str) -> None:
+    """Give back the chunks of an artifact that nobody has given back yet."""
+    ledger.lock(tx)
+    whole = [row.key for row in _quarantined(tx.conn, artifact) if row.key in sound]
+    if whole:
+        body = {"project": project, "chunks": whole}
+        ledger.append(tx, action="heal", subject=artifact, body=body, actor=actor)

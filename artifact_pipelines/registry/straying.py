@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 
 from artifact_pipelines.catalog import ledger, tables
 from artifact_pipelines.domain.publication import Publication
-from artifact_pipelines.registry.opened import leaf_key
+from artifact_pipelines.registry.opened import STEPS, leaf_key
 from artifact_pipelines.registry.reading import Reading
 from artifact_pipelines.store.pack import object_key
 
@@ -149,11 +149,16 @@ def _head(_name: str, _known: _Known) -> Judged:
     return None
 
 
+def _step(_name: str, _known: _Known) -> Judged:
+    return None  # prune sweeps it in time
+
+
 _FOLDERS: Final[dict[str, Callable[[str, _Known], Judged]]] = {
     "packs": _pack,
     "publish": _publication,
     "leaves": _leaf,
     "heads": _head,
+    STEPS: _step,
     "objects": _small,
     "annexes": _small,
     "actors": _small,

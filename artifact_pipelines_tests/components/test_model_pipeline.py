@@ -211,7 +211,7 @@ def test_a_repository_keeps_its_own_executor_and_resources() -> None:
     found = with_registry(own, "legacy")
 
     assert found.executor is dg.multiprocess_executor
-    assert (found.resources or {}).keys() == {"registry", "trainer"}
+    assert (found.resources or {}).keys() == {"registry", "step_values", "trainer"}
     assert not found.sensors
 
 

@@ -1,5 +1,6 @@
 """A plan is made every night, and only an approved one is carried out."""
 
+from artifact_pipelines.domain.retention import Action
 from artifact_pipelines_tests.world import PROJECT, World
 
 
@@ -51,3 +52,23 @@ def test_a_plan_that_outlived_its_policy_keeps_nobody_waiting(world: World) -> N
     assert outcome.success
     assert outcome.shown("cleanup")["refused"] == 1
     assert "the policy has changed since" in outcome.shown("cleanup")["kept_after_all"]
+
+
+def test_what_a_plan_archives_is_archived_in_shards(world: World) -> None:
+    world.materialize("datasets")
+    world.materialize("train", "run-1", train={"params": {"epochs": 4}})
+    world.change(retention={"keep": {"last": 1}, "archive_after": "0s", "forget_after": "90d"})
+    world.materialize("retention")
+    with world.registry() as registry:
+        plan = registry.plans(PROJECT)[-1]
+        chosen = {item.reference for item in plan.chosen(Action.ARCHIVE)}
+        registry.approve_plan(plan.id)
+    outcome = world.materialize("cleanup")
+
+    assert chosen
+    assert outcome.shown("cleanup")["archived"] == len(chosen)
+    shards = [event.step_key for event in outcome.result.all_events if event.is_step_success]
+    assert [key for key in shards if key and "shard[" in key]
+    with world.registry() as registry:
+        assert {registry.find(one).tier for one in chosen} == {"cold"}
+        assert registry.plan(plan.id).state == "applied"

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from artifact_pipelines.definitions import defs
+from artifact_pipelines.defs import inbox
 from artifact_pipelines.defs.inbox import inbox_sensor
 from artifact_pipelines.registry import open_registry
 from artifact_pipelines.registry.inbox import SETTING
@@ -54,3 +56,45 @@ def test_a_sensor_takes_what_was_left_in_a_bucket(
 
     assert said(context) == "1 imported, 0 known, 0 waiting, 0 refused"
     assert said(context) == "0 imported, 1 known, 0 waiting, 0 refused"
+
+
+def test_much_at_once_is_left_to_a_run_that_is_asked_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "other"):
+        run = tmp_path / "inbox" / "p" / name
+        run.mkdir(parents=True)
+        (run / "best.safetensors").write_bytes(save({"w": np.full(200, len(name))}))
+        (run / "best.json").write_text(f'{{"step": {len(name)}}}')
+    monkeypatch.setenv("ARTIFACT_PIPELINES_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv(SETTING, str(tmp_path / "inbox"))
+    monkeypatch.setattr(inbox, "MOST_AT_ONCE", 1_000)
+    context = dg.build_sensor_context(resources={"registry": RegistryResource()})
+    first, second = inbox_sensor(context), inbox_sensor(context)
+    with dg.DagsterInstance.ephemeral() as instance:
+        job = defs.resolve_implicit_global_asset_job_def()
+        result = job.execute_in_process(
+            asset_selection=[dg.AssetKey(["registry", "inbox"])],
+            instance=instance,
+            run_config={
+                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+                "ops": {"registry__inbox": {"config": {"shard_megabytes": 0.001}}},
+            },
+        )
+        (event,) = result.get_asset_materialization_events()
+        (check,) = result.get_asset_check_evaluations()
+
+    assert isinstance(first, dg.RunRequest)
+    assert isinstance(second, dg.RunRequest)
+    assert first.run_key == second.run_key
+    shown = {name: value.value for name, value in event.materialization.metadata.items()}
+    assert shown == {"imported": 2, "known": 0, "waiting": 0, "refused": 0, "shards": 2}
+    assert check.passed
+    assert said(context) == "0 imported, 2 known, 0 waiting, 0 refused"
+
+
+def test_an_import_without_an_inbox_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(SETTING, raising=False)
+
+    with pytest.raises(dg.Failure, match=f"{SETTING} names no folder and no bucket; set it"):
+        inbox._place()

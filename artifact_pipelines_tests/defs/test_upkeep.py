@@ -10,10 +10,12 @@ from artifact_pipelines_tests import building
 from artifact_pipelines_tests.world import World
 
 
-def shown(world: World, asset: str) -> tuple[dict[str, Any], dict[str, bool]]:
-    """Materialize a platform asset; return its metadata and its checks."""
+def shown(world: World, asset: str, **asked: Any) -> tuple[dict[str, Any], dict[str, bool]]:
+    """Materialize a platform asset, asked for so; return its metadata and its checks."""
     key = dg.AssetKey(["registry", asset])
-    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    quiet: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    if asked:
+        quiet["ops"] = {key.to_python_identifier(): {"config": asked}}
     result = defs.resolve_implicit_global_asset_job_def().execute_in_process(
         asset_selection=[key], instance=world.instance, run_config=quiet
     )
@@ -60,6 +62,47 @@ def test_a_scrub_heals_from_the_copy(world: World, monkeypatch: pytest.MonkeyPat
     assert found["damaged"] == 0
     assert found["healed"] > 0
     assert checks == {"bytes": True, "ledger": True}
+
+
+def test_a_scrub_in_shards_finds_what_one_in_a_piece_finds(world: World) -> None:
+    with world.registry() as registry:
+        building.run(registry, "run-1", steps=6)
+        key = next(iter(registry.store.backend.keys("packs/")))
+        data = bytearray(registry.store.backend.get(key))
+        data[100] ^= 1
+        registry.store.backend.put(key, bytes(data))
+    whole, failed = shown(world, "scrub")
+    cut, also_failed = shown(world, "scrub", shard_megabytes=0.001)
+
+    assert whole["shards"] == 1
+    assert cut["shards"] > 3
+    assert failed == also_failed == {"bytes": False, "ledger": True}
+    for figure in ("packs", "chunks", "megabytes", "damaged"):
+        assert cut[figure] == whole[figure], figure
+
+
+def test_a_drill_in_shards_brings_each_artifact_back_once(world: World) -> None:
+    with world.registry() as registry:
+        building.promoted(registry, "run-1")
+    found, checks = shown(world, "restore_drill", shard_megabytes=0.001, sample=3)
+    with world.registry() as registry:
+        drilled = [event.subject for event in registry.ledger(limit=99) if event.action == "drill"]
+
+    assert (found["drilled"], found["shards"], checks) == (3, 3, {"restorable": True})
+    assert len(drilled) == len(set(drilled)) == 3
+
+
+def test_what_steps_hand_on_is_no_stray(world: World) -> None:
+    with world.registry() as registry:
+        building.run(registry, "run-1")
+    shown(world, "scrub")
+    with world.registry() as registry:
+        left = list(registry.store.backend.keys("steps/"))
+        registry.prune(grace=0)
+
+        assert left == list(registry.store.backend.keys("steps/"))
+        assert left
+        assert registry.strays().ok
 
 
 def test_prune_leaves_what_is_in_use(world: World) -> None:
