@@ -278,9 +278,38 @@ GUARDS = {
     ),
     "ahead": Guard(
         "prune deletes by a catalog that is older than its store",
-        "registry.pruning:Pruning.pruning",
+        "registry.pruning:Pruning._pruning",
         "self._check_ahead()",
         "pass",
         "registry/test_pruning.py::test_prune_does_not_begin_while_the_store_is_ahead[sqlite]",
+    ),
+    "archived once": Guard(
+        "two workers of one shard archive it twice",
+        "registry.moving:_commit",
+        "if artifact.id in there:",
+        "if False:",
+        "registry/test_shards.py::test_two_workers_of_one_shard_archive_it_once[sqlite]",
+    ),
+    "drilled once": Guard(
+        "two workers of one shard write a rehearsal down twice",
+        "registry.drilling:_write_down",
+        "if done is not None:",
+        "if False:",
+        "registry/test_shards.py::test_two_workers_of_one_drill_write_it_down_once[sqlite]",
+    ),
+    "set apart once": Guard(
+        "two workers of one shard write damage down twice",
+        "registry.scrubbing:_quarantine",
+        "if said[0] not in known",
+        "",
+        "registry/test_shards.py::"
+        "test_a_shard_that_is_scrubbed_twice_writes_damage_down_once[sqlite]",
+    ),
+    "moved since": Guard(
+        "a scrub calls a pack damaged that compaction and prune took away",
+        "registry.scrubbing:Scrubbing.scrub_shard",
+        "if not places or {at.key_id for at in places.values()} & destroyed:",
+        "if {at.key_id for at in places.values()} & destroyed:",
+        "registry/test_shards.py::test_a_pack_that_went_since_it_was_drawn_is_no_damage[sqlite]",
     ),
 }
