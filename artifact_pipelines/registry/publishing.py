@@ -213,13 +213,14 @@ class Publishing(Reading):
         session = Session(self, secrets.token_hex(16), scope)
         try:
             yield "session_opened"
-            entries, chunks, buffers = [], {}, Buffers()
-            for path, source in sorted(draft.files.items()):
-                scan = Scan(path, source, secret, buffers)
-                for window in scan.windows():
-                    session.take(window)
-                entries.append(scan.entry())
-                chunks[scan.sha256] = tuple(scan.chunk_map)
+            scans = []
+            with Buffers() as buffers:
+                for path, source in sorted(draft.files.items()):
+                    scans.append(Scan(path, source, secret, buffers))
+                    for window in scans[-1].windows():
+                        session.take(window)
+            entries = [scan.entry() for scan in scans]
+            chunks = {scan.sha256: tuple(scan.chunk_map) for scan in scans}
             for entry, chunk_map in draft.reused:
                 session.rely_on([key for key, _ in chunk_map])
                 entries.append(entry)

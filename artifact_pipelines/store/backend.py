@@ -80,6 +80,10 @@ class Backend(ABC):
             MissingObjectError: There is no such object.
         """
 
+    def read(self, key: str, start: int, length: int) -> memoryview:
+        """Return a range of an object's bytes as `get` does, without a copy where that is saved."""
+        return memoryview(self.get(key, start, length))
+
     @abstractmethod
     def size(self, key: str) -> int | None:
         """Return an object's length in bytes, or None when there is none."""

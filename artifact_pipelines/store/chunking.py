@@ -18,7 +18,7 @@ import numpy as np
 MIB = 1024 * 1024
 MIN_OWN = 1 * MIB
 """A tensor below this size shares a chunk with its neighbours."""
-MAX_CHUNK = 64 * MIB
+MAX_CHUNK = 16 * MIB
 """No chunk is larger, so memory stays bounded."""
 MAX_HEADER = 16 * MIB
 """A longer header is not read; the file is cut like any other."""

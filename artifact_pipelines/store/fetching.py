@@ -12,11 +12,10 @@ from concurrent.futures import Executor, Future
 from pathlib import Path
 
 from artifact_pipelines.errors import StoreError
-from artifact_pipelines.store.chunking import MIB
-from artifact_pipelines.store.files import begin_writeback, explain, sync_folder
+from artifact_pipelines.store.files import explain, sync_folder
 from artifact_pipelines.store.scanning import Hash, InOrder
+from artifact_pipelines.store.writing import Stream
 
-_WRITEBACK = 16 * MIB
 _LEFT = re.compile(r"\.fetch-[0-9a-f]{16}")
 _LEFT_AFTER = 3600.0  # seconds
 
@@ -25,19 +24,13 @@ def write_file(file: int, pieces: Iterator[memoryview], whole: Hash, pool: Execu
     """Write pieces to an open file, each hashed while the next one is waited for."""
     hashing = InOrder(pool)
     hashed: Future[None] | None = None
-    written = hinted = 0
-    for piece in pieces:
-        if hashed is not None:
-            hashed.result()
-        hashed = hashing.submit(whole.update, piece)
-        view = piece
-        while view:
-            count = os.write(file, view)
-            written += count
-            view = view[count:]
-        if written - hinted >= _WRITEBACK:
-            begin_writeback(file, hinted, written - hinted)
-            hinted = written
+    with Stream(file) as stream:
+        for piece in pieces:
+            if hashed is not None:
+                hashed.result()
+            hashed = hashing.submit(whole.update, piece)
+            stream.write(piece)
+        stream.finish()
     if hashed is not None:
         hashed.result()
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from artifact_pipelines.errors import HomeError, MissingObjectError, StoreError
 from artifact_pipelines.store.backend import KEY, TEMPORARY, Backend, Writer, check_key
+from artifact_pipelines.store.writing import Stream, room
 
-_WRITEBACK = 16 * 1024 * 1024  # bytes between two hints to begin writing to the disk
 _NETWORK_FILE_SYSTEMS = frozenset(
     {
         "9p",
@@ -108,6 +108,25 @@ class FileBackend(Backend):
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         """Return an object's bytes, or a range of them."""
+        with self._opened(key) as (file, size):
+            left = max(size - start, 0)
+            return _read_fully(file, start, left if length is None else min(left, length))
+
+    def read(self, key: str, start: int, length: int) -> memoryview:
+        """Return a range of an object's bytes, in memory that costs little to get."""
+        with self._opened(key) as (file, size):
+            view = room(min(max(size - start, 0), length))
+            filled = 0
+            while filled < len(view):
+                count = os.preadv(file, [view[filled:]], start + filled)
+                if count == 0:
+                    break
+                filled += count
+            return view[:filled]
+
+    @contextlib.contextmanager
+    def _opened(self, key: str) -> Iterator[tuple[int, int]]:
+        """Yield an object's open file and its size, which bounds what is allocated for it."""
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
             file = os.open(self._path(key), flags)
@@ -115,9 +134,7 @@ class FileBackend(Backend):
                 found = os.fstat(file)
                 if not stat.S_ISREG(found.st_mode):
                     raise MissingObjectError(key)
-                # The file's size bounds what is allocated, whatever a damaged index asks for.
-                left = max(found.st_size - start, 0)
-                return _read_fully(file, start, left if length is None else min(left, length))
+                yield file, found.st_size
             finally:
                 os.close(file)
         except OSError as error:
@@ -282,28 +299,21 @@ class _FileWriter(Writer):
         self._key = key
         self._target = backend.root / check_key(key)
         self._open = False
-        self._written = self._hinted = 0
         backend.check_sound()
         try:
             self._file, self._temporary = backend.temporary()
         except OSError as error:
             raise _unstored(self._target, error) from error
+        self._stream = Stream(self._file)
         self._open = True
 
     def write(self, data: bytes | memoryview) -> None:
         self._check_open()
-        view = memoryview(data).cast("B")
         try:
-            while view:
-                count = os.write(self._file, view)
-                self._written += count
-                view = view[count:]
+            self._stream.write(data)
         except OSError as error:
             self.abort()
             raise _unstored(self._target, error) from error
-        if self._written - self._hinted >= _WRITEBACK:
-            begin_writeback(self._file, self._hinted, self._written - self._hinted)
-            self._hinted = self._written
 
     def commit(self) -> None:
         if not self.place(replace=False):
@@ -314,6 +324,7 @@ class _FileWriter(Writer):
         self._check_open()
         placed = True
         try:
+            self._stream.finish()
             self._backend.sync_file(self._file, self._key)
             self._backend.make_parents(self._target)
             if replace:
@@ -333,6 +344,7 @@ class _FileWriter(Writer):
     def abort(self) -> None:
         if self._open:
             self._open = False
+            self._stream.stop()
             with contextlib.suppress(OSError):
                 self._temporary.unlink()
             os.close(self._file)
@@ -349,13 +361,6 @@ def sync_folder(folder: Path) -> None:
         _sync(handle)
     finally:
         os.close(handle)
-
-
-def begin_writeback(file: int, start: int, length: int) -> None:
-    """Let the kernel begin to store written bytes, so that the fsync finds less to do."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):
-            os.posix_fadvise(file, start, length, os.POSIX_FADV_DONTNEED)
 
 
 def explain(error: OSError) -> str:

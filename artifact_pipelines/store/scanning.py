@@ -7,10 +7,11 @@ import stat
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from types import TracebackType
+from typing import Protocol, Self
 
 from blake3 import blake3
 
@@ -18,8 +19,9 @@ from artifact_pipelines.domain.manifest import FileEntry
 from artifact_pipelines.errors import SourceError
 from artifact_pipelines.store import chunking
 from artifact_pipelines.store.pack import chunk_key
+from artifact_pipelines.store.writing import room
 
-WINDOW = 64 * chunking.MIB
+WINDOW = 16 * chunking.MIB
 """A window holds chunks of at most this many bytes together."""
 
 _SLICE = 4 * chunking.MIB  # bytes that are read, and hashed while they are in the cache
@@ -70,22 +72,57 @@ class ChunkData:
 
 
 class Buffers:
-    """The memory of two windows, which files that are scanned one after the other share.
+    """The two windows and the threads that files scanned one after the other share.
 
-    New memory costs as much as a copy, so that each file would pay for it again.
+    New memory costs as much as a copy, so that each file would pay for it again; and the
+    digest of one file is finished while the next one is read.
     """
 
     def __init__(self) -> None:
-        """Begin with none."""
-        self._held = deque([memoryview(b""), memoryview(b"")])
+        """Begin with no memory, and no thread."""
+        self._windows = deque([_Window(), _Window()])
+        self.pool = ThreadPoolExecutor(3)  # one fills; two files may be hashed
 
     def take(self, length: int, left: int) -> memoryview:
-        """Return room for a window of a file that has some bytes left."""
-        self._held.rotate()
-        if len(self._held[0]) < length:
-            self._held[0] = memoryview(b"")  # given back before more is taken
-            self._held[0] = memoryview(bytearray(min(max(length, WINDOW), left)))
-        return self._held[0][:length]
+        """Return room for a window of a file that has some bytes left, once it is free."""
+        self._windows.rotate()
+        window = self._windows[0]
+        window.passed.result()
+        if len(window.memory) < length:
+            window.memory = memoryview(b"")  # given back before more is taken
+            window.memory = room(min(max(length, WINDOW), left))
+        return window.memory[:length]
+
+    def keep_until(self, passed: "Future[None]") -> None:
+        """Give nobody the room that was taken last before a digest has passed it."""
+        self._windows[0].passed = passed
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Wait for the threads."""
+        self.pool.shutdown()
+
+
+def _done() -> "Future[None]":
+    done: Future[None] = Future()
+    done.set_result(None)
+    return done
+
+
+@dataclass(slots=True)
+class _Window:
+    """Memory, and what is done once a digest has passed what is in it."""
+
+    memory: memoryview = field(default_factory=lambda: memoryview(b""))
+    passed: "Future[None]" = field(default_factory=_done)
 
 
 @dataclass(slots=True)
@@ -101,7 +138,6 @@ class Scan:
         buffers: The memory to read it into, shared with no scan that goes on meanwhile.
         chunk_map: The chunks so far: key and length.
         size: The bytes so far.
-        sha256: The SHA-256 of the file, once every window was taken.
     """
 
     path: str
@@ -110,7 +146,14 @@ class Scan:
     buffers: Buffers = field(default_factory=Buffers)
     chunk_map: list[tuple[str, int]] = field(default_factory=list)
     size: int = 0
-    sha256: str = ""
+    _whole: Hash = field(default_factory=hashlib.sha256)
+    _passed: "Future[None]" = field(default_factory=_done)
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of the file, once every window was taken."""
+        self._passed.result()
+        return self._whole.hexdigest()
 
     def entry(self) -> FileEntry:
         """Return the file as its manifest lists it."""
@@ -122,17 +165,52 @@ class Scan:
         Raises:
             SourceError: The source is no readable plain file, or changed meanwhile.
         """
-        self.chunk_map, self.size = [], 0
-        whole = hashlib.sha256()
+        self.chunk_map, self.size, self._whole = [], 0, hashlib.sha256()
         with _opened(self.source, self.buffers) as source:
             spans = _spans(chunking.cuts(source.read, source.size))
-            hashed = _at_once if source.size <= _SLICE else _one_ahead
-            for chunks in hashed(source, spans, whole, self.secret):
+            hashed = self._at_once if source.size <= _SLICE else self._one_ahead
+            for chunks in hashed(source, spans):
                 self.chunk_map += [(chunk.key, len(chunk.data)) for chunk in chunks]
                 self.size += sum(len(chunk.data) for chunk in chunks)
                 yield chunks
             source.check_unchanged()
-        self.sha256 = whole.hexdigest()
+
+    def _at_once(
+        self, source: "_Source", spans: Iterator[list[chunking.Cut]]
+    ) -> Iterator[list[ChunkData]]:
+        """Yield the windows of a small source, hashed here: a thread would cost more."""
+        for span in spans:
+            view = source.window(span[0].offset, span[-1].offset + span[-1].length - span[0].offset)
+            source.fill(view, span[0].offset)
+            self._whole.update(view)
+            yield [
+                ChunkData(chunk_key(data, self.secret), data)
+                for data in (view[cut.offset - span[0].offset :][: cut.length] for cut in span)
+            ]
+
+    def _one_ahead(
+        self, source: "_Source", spans: Iterator[list[chunking.Cut]]
+    ) -> Iterator[list[ChunkData]]:
+        """Yield windows while the next one is read and hashed."""
+        pool = self.buffers.pool
+        hashing = InOrder(pool)
+
+        def begin(span: list[chunking.Cut]) -> Future[tuple[list[ChunkData], Future[None]]]:
+            start = span[0].offset
+            view = source.window(start, span[-1].offset + span[-1].length - start)
+            return pool.submit(_fill, source, span, view, hashing, self._whole, self.secret)
+
+        ahead: Future[tuple[list[ChunkData], Future[None]]] | None = begin(next(spans))
+        try:
+            while ahead is not None:
+                chunks, self._passed = ahead.result()
+                self.buffers.keep_until(self._passed)
+                following = next(spans, None)
+                ahead = None if following is None else begin(following)
+                yield chunks
+        finally:
+            if ahead is not None:
+                wait([ahead])  # it reads a file that is closed next
 
 
 # Reading sources
@@ -226,58 +304,6 @@ def _spans(cuts: Iterator[chunking.Cut]) -> Iterator[list[chunking.Cut]]:
         held += cut.length
     if span:
         yield span
-
-
-def _at_once(
-    source: _Source,
-    spans: Iterator[list[chunking.Cut]],
-    whole: Hash,
-    secret: bytes | None,
-) -> Iterator[list[ChunkData]]:
-    """Yield the windows of a small source, hashed here: a thread would cost more."""
-    for span in spans:
-        view = source.window(span[0].offset, span[-1].offset + span[-1].length - span[0].offset)
-        source.fill(view, span[0].offset)
-        whole.update(view)
-        yield [
-            ChunkData(chunk_key(data, secret), data)
-            for data in (view[cut.offset - span[0].offset :][: cut.length] for cut in span)
-        ]
-
-
-def _one_ahead(
-    source: _Source,
-    spans: Iterator[list[chunking.Cut]],
-    whole: Hash,
-    secret: bytes | None,
-) -> Iterator[list[ChunkData]]:
-    """Yield windows while the next one is read and hashed.
-
-    There are two windows at most: a buffer is filled again once its chunks were taken and
-    the digest of the whole file has passed it.
-    """
-    with ThreadPoolExecutor(2) as pool:
-        hashing = InOrder(pool)
-
-        def begin(span: list[chunking.Cut]) -> Future[tuple[list[ChunkData], Future[None]]]:
-            start = span[0].offset
-            view = source.window(start, span[-1].offset + span[-1].length - start)
-            return pool.submit(_fill, source, span, view, hashing, whole, secret)
-
-        ahead = begin(next(spans))
-        passed: Future[None] | None = None
-        while True:
-            chunks, passing = ahead.result()
-            if passed is not None:
-                passed.result()
-            following = next(spans, None)
-            if following is not None:
-                ahead = begin(following)
-            yield chunks
-            passed = passing
-            if following is None:
-                passed.result()
-                return
 
 
 def _fill(

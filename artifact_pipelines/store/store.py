@@ -92,8 +92,8 @@ class Store:
             CorruptChunkError: It, or its base, is damaged.
             MissingObjectError: A pack or the base is not there.
         """
-        stored = self.backend.get(object_key(location.pack), location.offset, location.stored)
-        return self._decoded(_Piece(key, location, base), memoryview(stored))
+        stored = self.backend.read(object_key(location.pack), location.offset, location.stored)
+        return self._decoded(_Piece(key, location, base), stored)
 
     def stored_bytes(self, location: Location) -> bytes:
         """Return the bytes of a chunk as they are coded, decrypted and otherwise unverified."""
@@ -232,7 +232,7 @@ class Store:
     def _read_run(self, run: _Run) -> list[memoryview]:
         first, last = run[0].place, run[-1].place
         length = last.offset + last.stored - first.offset
-        data = memoryview(self.backend.get(object_key(first.pack), first.offset, length))
+        data = self.backend.read(object_key(first.pack), first.offset, length)
         found = []
         for piece in run:
             start = piece.place.offset - first.offset

@@ -3,14 +3,17 @@
 import errno
 import fcntl
 import os
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from artifact_pipelines.errors import HomeError, StoreError
+from artifact_pipelines.store.chunking import MIB
 from artifact_pipelines.store.files import FileBackend
+from artifact_pipelines.store.writing import STAGE, Stream
 
 CALLS = ("open", "write", "fsync", "link", "rename", "mkdir", "unlink")
 
@@ -214,8 +217,9 @@ def test_a_writer_on_a_full_disk_leaves_nothing(
     writer.write(b"fits")
     with monkeypatch.context() as full:
         failing(full, "write", errno.ENOSPC, lambda _: True)
+        # One stage is collected while the one before it is written.
         with pytest.raises(StoreError, match="packs/ab/one could not be stored: the disk is full"):
-            writer.write(b"does not fit")
+            writer.write(bytes(3 * STAGE))
 
     assert list((backend.root / "tmp").iterdir()) == []
     with pytest.raises(StoreError, match="closed"):
@@ -228,6 +232,86 @@ def test_short_writes_are_continued(monkeypatch: pytest.MonkeyPatch, backend: Fi
     backend.put("one", b"ten bytes!")
 
     assert backend.get("one") == b"ten bytes!"
+
+
+def test_what_fails_while_more_is_collected_fails_the_object(
+    monkeypatch: pytest.MonkeyPatch, backend: FileBackend
+) -> None:
+    writer = backend.create("packs/ab/one")
+    with monkeypatch.context() as full:
+        failing(full, "write", errno.ENOSPC, (1).__eq__)
+        writer.write(bytes(2 * STAGE + 1))
+        with pytest.raises(StoreError, match="the disk is full"):
+            writer.commit()
+
+    assert list((backend.root / "tmp").iterdir()) == []
+    assert list(backend.keys()) == []
+
+
+class Disk:
+    """A file whose writes are noted, and may be cut short or refused past the page cache."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+        self.direct: list[tuple[int, bool]] = []
+        self.most = 1 << 30
+        self.refuses = False
+        self.file = os.open(path, os.O_RDWR | os.O_CREAT)
+        write = os.write
+
+        def noted(file: int, data: memoryview) -> int:
+            direct = bool(fcntl.fcntl(file, fcntl.F_GETFL) & os.O_DIRECT)
+            if direct and self.refuses:
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            self.direct.append((len(data), direct))
+            return write(file, data[: self.most])
+
+        monkeypatch.setattr(os, "write", noted)
+
+    def take(self, data: bytes, step: int) -> bytes:
+        """Write bytes by steps, and return what the file holds."""
+        with Stream(self.file) as stream:
+            for start in range(0, len(data), step):
+                stream.write(data[start : start + step])
+            stream.finish()
+        return os.pread(self.file, len(data) + 1, 0)
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Disk]:
+    if not hasattr(os, "O_DIRECT"):
+        pytest.skip("this system writes everything through the page cache")
+    found = Disk(monkeypatch, tmp_path / "file")
+    yield found
+    os.close(found.file)
+
+
+DATA = random.Random(7).randbytes(2 * STAGE + 12345)
+
+
+def test_what_is_long_passes_the_page_cache_but_for_its_end(disk: Disk) -> None:
+    assert disk.take(DATA, MIB + 1) == DATA
+    if disk.direct[0] == (STAGE, False):
+        pytest.skip("this file system writes everything through the page cache")
+    assert disk.direct == [(STAGE, True), (STAGE, True), (12345, False)]
+
+
+def test_what_is_short_takes_one_write(disk: Disk) -> None:
+    assert disk.take(DATA[:5000], 100) == DATA[:5000]
+    assert disk.direct == [(5000, False)]
+
+
+@pytest.mark.parametrize("most", [STAGE // 2, STAGE - 1, 1_000_003])
+def test_a_write_that_is_cut_short_is_continued(disk: Disk, most: int) -> None:
+    disk.most = most
+
+    assert disk.take(DATA, STAGE) == DATA
+
+
+def test_a_disk_that_wants_the_page_cache_gets_it(disk: Disk) -> None:
+    disk.refuses = True
+
+    assert disk.take(DATA, STAGE) == DATA
+    assert disk.direct == [(STAGE, False), (STAGE, False), (12345, False)]
 
 
 def test_short_reads_are_continued(monkeypatch: pytest.MonkeyPatch, backend: FileBackend) -> None:
