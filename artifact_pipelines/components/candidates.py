@@ -5,7 +5,8 @@ import warnings
 import dagster as dg
 
 from artifact_pipelines.components import reports
-from artifact_pipelines.components.project import Project, Results
+from artifact_pipelines.components.project import Project
+from artifact_pipelines.components.step import Results, assets_of
 from artifact_pipelines.domain.gate import (
     Custom,
     Formats,
@@ -38,18 +39,7 @@ def candidate_asset(project: Project) -> dg.AssetsDefinition:
     if policy.evaluation is not None:
         deps.append(project.key(policy.evaluation))
 
-    @dg.asset(
-        key=key,
-        deps=deps,
-        partitions_def=project.runs,
-        check_specs=_checks(project),
-        code_version=project.policy_digest[:12],
-        kinds={"model"},
-        metadata={POLICY: dg.MetadataValue.json(policy.document())},
-        description="The best checkpoint of a run as a numbered model, judged by every gate.",
-        **project.common(),
-    )
-    def candidate(context: dg.AssetExecutionContext, registry: RegistryResource) -> Results:
+    def judge(context: dg.AssetExecutionContext, registry: RegistryResource) -> Results:
         with project.opened(registry) as opened:
             evaluation = opened.evaluate(project.name, project.run_name(context))
             shown = reports.shown_attempt(evaluation)
@@ -69,7 +59,17 @@ def candidate_asset(project: Project) -> dg.AssetsDefinition:
                 ],
             )
 
-    return candidate
+    candidate = dg.AssetSpec(
+        key,
+        deps=deps,
+        partitions_def=project.runs,
+        code_version=project.policy_digest[:12],
+        kinds={"model"},
+        metadata={POLICY: dg.MetadataValue.json(policy.document())},
+        description="The best checkpoint of a run as a numbered model, judged by every gate.",
+        **project.common(),
+    )
+    return assets_of([candidate], judge, checks=_checks(project))
 
 
 def _checks(project: Project) -> list[dg.AssetCheckSpec]:

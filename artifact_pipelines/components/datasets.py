@@ -1,6 +1,6 @@
 """A dataset as an asset: loaded, held against its contract, registered."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,8 @@ import dagster as dg
 
 from artifact_pipelines.components import reports
 from artifact_pipelines.components.declaration import Dataset
-from artifact_pipelines.components.project import Project, Results, dagster_annex
+from artifact_pipelines.components.project import Project, dagster_annex
+from artifact_pipelines.components.step import Results, assets_of
 from artifact_pipelines.domain import digest
 from artifact_pipelines.domain.policy import Contract
 from artifact_pipelines.domain.verdict import Finding
@@ -49,10 +50,10 @@ def dataset_asset(project: Project, item: Dataset) -> dg.AssetsDefinition:
     upstream = None if item.asset is None else dg.AssetKey.from_user_string(item.asset)
     taken = upstream if item.load is None else None
 
-    def registered(
+    def register(
         context: dg.AssetExecutionContext,
-        config: DatasetConfig,
         registry: RegistryResource,
+        config: DatasetConfig,
         value: Any = None,  # noqa: ANN401 (what the upstream asset is)
     ) -> Results:
         params = {**item.params, **config.params}
@@ -80,16 +81,21 @@ def dataset_asset(project: Project, item: Dataset) -> dg.AssetsDefinition:
                 data_version=dg.DataVersion(found.content),
             )
 
-    return dg.asset(
-        key=key,
-        ins={} if taken is None else {"value": dg.AssetIn(key=taken)},
-        deps=[upstream] if upstream is not None and taken is None else None,
-        check_specs=checks,
+    spec = dg.AssetSpec(
+        key,
+        deps=[] if upstream is None else [upstream],
         code_version=_code_version(item),
         kinds={"dataset"},
         description=f"The registered versions of the dataset {item.name}.",
         **project.common() | ({} if item.owner is None else {"owners": [item.owner]}),
-    )(registered if taken is not None else _without_value(registered))
+    )
+    return assets_of(
+        [spec],
+        register,
+        config=DatasetConfig,
+        inputs={} if taken is None else {"value": taken},
+        checks=checks,
+    )
 
 
 def _loaded(project: Project, item: Dataset, load: str, params: Mapping[str, Any]) -> Any:  # noqa: ANN401 (the loader decides)
@@ -153,14 +159,3 @@ def _findings(
 def _code_version(item: Dataset) -> str:
     document = item.model_dump(mode="json", by_alias=True)
     return digest.sha256(digest.canonical(document))[:12]
-
-
-def _without_value(registered: Callable[..., Results]) -> Callable[..., Results]:
-    """Return the step without an input, which Dagster would take for an upstream asset."""
-
-    def loaded(
-        context: dg.AssetExecutionContext, config: DatasetConfig, registry: RegistryResource
-    ) -> Results:
-        yield from registered(context, config, registry)
-
-    return loaded

@@ -29,8 +29,6 @@ Schedules and sensors launch their assets through it: resolving a job costs time
 with the assets of its location, so two hundred projects cannot have their own.
 """
 
-Results = Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]
-
 
 def identifier(name: str) -> str:
     """Return a name as Dagster's jobs, ops and groups may carry it."""

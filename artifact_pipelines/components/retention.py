@@ -9,6 +9,7 @@ import dagster as dg
 
 from artifact_pipelines.components import reports
 from artifact_pipelines.components.project import Project
+from artifact_pipelines.components.step import Results, assets_of
 from artifact_pipelines.errors import PlanRefusedError
 from artifact_pipelines.fanning import Fanned, fanned_out
 from artifact_pipelines.registry import Registry
@@ -20,19 +21,20 @@ def retention_assets(project: Project) -> list[dg.AssetsDefinition]:
     """Return the assets of a project's retention."""
     code_version = project.policy_digest[:12]
 
-    @dg.asset(
-        key=project.key("retention_plan"),
+    def plan(_context: dg.AssetExecutionContext, registry: RegistryResource) -> Results:
+        with project.opened(registry) as opened:
+            made = opened.plan_retention(project.name)
+            yield dg.MaterializeResult(
+                metadata=reports.of_plan(made), data_version=dg.DataVersion(made.id)
+            )
+
+    planned = dg.AssetSpec(
+        project.key("retention_plan"),
         description="What may be kept and what may go, with reasons; a person approves it.",
         kinds={"plan"},
         code_version=code_version,
         **project.common(),
     )
-    def retention_plan(registry: RegistryResource) -> dg.MaterializeResult[Any]:
-        with project.opened(registry) as opened:
-            plan = opened.plan_retention(project.name)
-            return dg.MaterializeResult(
-                metadata=reports.of_plan(plan), data_version=dg.DataVersion(plan.id)
-            )
 
     cleanup = fanned_out(
         project.key("cleanup"),
@@ -50,7 +52,7 @@ def retention_assets(project: Project) -> list[dg.AssetsDefinition]:
         code_version=code_version,
         **project.common(),
     )
-    return [retention_plan, cleanup]
+    return [assets_of([planned], plan), cleanup]
 
 
 @dataclass(frozen=True, slots=True)

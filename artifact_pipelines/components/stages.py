@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import dagster as dg
 
 from artifact_pipelines.components import reports
 from artifact_pipelines.components.project import Project
+from artifact_pipelines.components.step import Results, assets_of
 from artifact_pipelines.domain.policy import Approvals
 from artifact_pipelines.errors import PromotionRefusedError
 from artifact_pipelines.registry import Registry
@@ -44,26 +44,28 @@ def stage_asset(project: Project, stage: str) -> dg.AssetsDefinition:
         else "every gate"
     )
 
-    @dg.asset(
-        key=project.key(stage),
-        deps=[before],
-        kinds={"stage"},
-        code_version=project.policy_digest[:12],
-        description=f"The model that {stage} points at. To move it, a model needs {needs}.",
-        **project.common(),
-    )
-    def pointer(config: StageConfig, registry: RegistryResource) -> dg.MaterializeResult[Any]:
+    def move(
+        _context: dg.AssetExecutionContext, registry: RegistryResource, config: StageConfig
+    ) -> Results:
         with project.opened(registry) as opened:
             reference = config.model or ready(opened, project.name, stage)
             moved = opened.promote(reference, stage)
-            return dg.MaterializeResult(
+            yield dg.MaterializeResult(
                 metadata=reports.of_promotion(
                     moved, opened.verdicts(moved.model), opened.checkpoint_of(moved.model)
                 ),
                 data_version=dg.DataVersion(moved.model.content),
             )
 
-    return pointer
+    pointer = dg.AssetSpec(
+        project.key(stage),
+        deps=[before],
+        kinds={"stage"},
+        code_version=project.policy_digest[:12],
+        description=f"The model that {stage} points at. To move it, a model needs {needs}.",
+        **project.common(),
+    )
+    return assets_of([pointer], move, config=StageConfig)
 
 
 def ready(opened: Registry, project: str, stage: str) -> str:

@@ -10,10 +10,10 @@ from artifact_pipelines.components import reports
 from artifact_pipelines.components.project import (
     KIND_TAG,
     Project,
-    Results,
     dagster_annex,
     op_name,
 )
+from artifact_pipelines.components.step import Results, assets_of
 from artifact_pipelines.domain import digest
 from artifact_pipelines.errors import ConflictError, UnknownArtifactError
 from artifact_pipelines.registry import Registry
@@ -45,35 +45,11 @@ def training_assets(project: Project, python_path: Path) -> dg.AssetsDefinition:
     code = digest.canonical({"train": declared.train, "params": dict(declared.params)})
     code_version = digest.sha256(code)[:12]
 
-    @dg.multi_asset(
-        name=op_name(project.name, "train"),
-        specs=[
-            dg.AssetSpec(
-                run_key,
-                deps=[project.key(item.name) for item in declared.training_sets],
-                description="The training runs, each under a name that trains once.",
-                kinds={"python"},
-                code_version=code_version,
-                **project.common(),
-            ),
-            dg.AssetSpec(
-                checkpoints_key,
-                deps=[run_key],
-                description="The checkpoints that a training run has saved.",
-                kinds={"safetensors"},
-                code_version=code_version,
-                **project.common(),
-            ),
-        ],
-        partitions_def=project.runs,
-        op_tags={KIND_TAG: "training"},
-        pool=declared.pool,
-    )
     def train(
         context: dg.AssetExecutionContext,
-        config: TrainConfig,
         registry: RegistryResource,
         trainer: TrainerResource,
+        config: TrainConfig,
     ) -> Results:
         with project.opened(registry) as opened:
             name = project.run_name(context)
@@ -109,7 +85,35 @@ def training_assets(project: Project, python_path: Path) -> dg.AssetsDefinition:
             )
             yield _shown_checkpoints(view, checkpoints_key)
 
-    return train
+    specs = [
+        dg.AssetSpec(
+            run_key,
+            deps=[project.key(item.name) for item in declared.training_sets],
+            description="The training runs, each under a name that trains once.",
+            kinds={"python"},
+            code_version=code_version,
+            partitions_def=project.runs,
+            **project.common(),
+        ),
+        dg.AssetSpec(
+            checkpoints_key,
+            deps=[run_key],
+            description="The checkpoints that a training run has saved.",
+            kinds={"safetensors"},
+            code_version=code_version,
+            partitions_def=project.runs,
+            **project.common(),
+        ),
+    ]
+    return assets_of(
+        specs,
+        train,
+        name=op_name(project.name, "train"),
+        config=TrainConfig,
+        resources=("registry", "trainer"),
+        tags={KIND_TAG: "training"},
+        pool=declared.pool,
+    )
 
 
 def _shown_checkpoints(view: RunView, key: dg.AssetKey) -> dg.MaterializeResult[Any]:
