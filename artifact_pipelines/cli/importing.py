@@ -25,7 +25,13 @@ Receipt = Annotated[
 
 @imports.command("mlflow")
 def import_mlflow(
-    database: Annotated[Path, typer.Argument(help="MLflow's SQLite database, such as mlflow.db.")],
+    store: Annotated[
+        str,
+        typer.Argument(
+            help="MLflow's SQLite file, its folder mlruns, the URL of its Postgres database, or "
+            "the address of its server."
+        ),
+    ],
     project: Project,
     experiment: Annotated[
         str | None, typer.Option("--experiment", help="This one only, by name.")
@@ -35,12 +41,13 @@ def import_mlflow(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Import runs, models, versions and aliases of an MLflow store; it is only read."""
+    """Import runs, datasets, models, versions and aliases of an MLflow store, only read."""
+    from artifact_pipelines.integrations.mlflow_source import shown
     from artifact_pipelines.integrations.mlflow_store import import_mlflow
 
     with contextlib.nullcontext() if dry_run else writing() as registry:
-        items = import_mlflow(registry, database, project, experiment=experiment)
-    _show("MLflow", database, project, items, receipt, dry_run=dry_run, as_json=as_json)
+        items = import_mlflow(registry, store, project, experiment=experiment)
+    _show("MLflow", shown(store), project, items, receipt, dry_run=dry_run, as_json=as_json)
 
 
 @imports.command("huggingface")
@@ -66,12 +73,12 @@ def import_huggingface(
         items = import_model_folder(
             registry, folder, project, run, base=base, datasets=dataset or (), dry_run=dry_run
         )
-    _show("Hugging Face", folder, project, items, receipt, dry_run=dry_run, as_json=as_json)
+    _show("Hugging Face", str(folder), project, items, receipt, dry_run=dry_run, as_json=as_json)
 
 
 def _show(
     title: str,
-    source: Path,
+    source: str,
     project: str,
     items: "list[Item]",
     receipt: Path | None,
@@ -80,7 +87,7 @@ def _show(
     as_json: bool,
 ) -> None:
     shape = {
-        "source": str(source),
+        "source": source,
         "project": project,
         "dry_run": dry_run,
         "items": [asdict(item) for item in items],

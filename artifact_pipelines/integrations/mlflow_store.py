@@ -1,26 +1,32 @@
-"""Import from MLflow: runs, models, versions and aliases of a tracking store on SQLite.
+"""Import from MLflow: runs, datasets, models, versions and aliases of a store.
 
-The database and the artifact folders are read as they are; MLflow itself is not needed.
+Each becomes what it is here, with its history where MLflow keeps one; the store is only read.
 """
 
 import json
-import math
 import re
-import sqlite3
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
-from artifact_pipelines.errors import ArtifactError, SourceError
+from artifact_pipelines.domain import digest
+from artifact_pipelines.errors import ArtifactError, InvalidNameError, SourceError
+from artifact_pipelines.integrations.mlflow_source import (
+    Dataset,
+    Place,
+    Run,
+    Source,
+    Version,
+    described,
+    fetched,
+    open_source,
+)
 from artifact_pipelines.registry import Registry
 from artifact_pipelines.registry.reading import Artifact, RunView
-from artifact_pipelines.sdk.files import files_of
 
 HISTORY_FILE = "metrics.jsonl"
 _IMPORTED_BY = "mlflow"
 _OUTCOMES = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "failed"}
+_EVALUATING = {"eval", "evaluation", "test", "testing", "validation"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +34,7 @@ class Item:
     """What became of one thing of the store.
 
     Attributes:
-        kind: `run`, `checkpoint`, `model` or `alias`.
+        kind: `run`, `dataset`, `checkpoint`, `model` or `alias`.
         source: What it is there.
         outcome: `planned`, `imported`, `known` or `skipped`.
         reference: What it is here, or nothing.
@@ -42,206 +48,227 @@ class Item:
     said: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
-    id: str
-    name: str
-    experiment: str
-    status: str
-    began: int
-    ended: int | None
-    user: str | None
-    folder: Path | None
-    params: Mapping[str, str]
-    tags: Mapping[str, str]
-    points: tuple[tuple[str, float, int, int], ...]
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """The last value of each metric."""
-        ordered = sorted(self.points, key=lambda point: (point[2], point[3]))
-        return {name: value for name, value, _, _ in ordered}
-
-    @property
-    def step(self) -> int:
-        """The greatest step at which anything was measured."""
-        return max([0, *(step for _, _, step, _ in self.points)])
-
-
-@dataclass(frozen=True, slots=True)
-class _Version:
-    model: str
-    version: int
-    run: str | None
-    folder: Path | None
-    description: str | None
-    stage: str | None
-    made: int
-
-
 @dataclass(slots=True)
-class _Store:
-    runs: list[_Run] = field(default_factory=list)
-    versions: list[_Version] = field(default_factory=list)
-    aliases: list[tuple[str, str, int]] = field(default_factory=list)
+class _Import:
+    """What was done so far, by the ids of MLflow."""
+
+    project: str
+    source: Source
+    versions: Sequence[Version]
+    items: list[Item] = field(default_factory=list)
+    runs: dict[str, Artifact] = field(default_factory=dict)
+    parents: dict[str, str] = field(default_factory=dict)
+    checkpoints: dict[str, Artifact] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
+    within_reach: set[str] = field(default_factory=set)
+
+    def say(self, kind: str, source: str, outcome: str, reference: str | None, said: str) -> None:
+        """Add to the receipt."""
+        self.items.append(Item(kind, source, outcome, reference, said))
 
 
 def import_mlflow(
-    registry: Registry | None, database: Path, project: str, *, experiment: str | None = None
+    registry: Registry | None, source: str, project: str, *, experiment: str | None = None
 ) -> list[Item]:
     """Import a store into a project, and return what became of each thing; twice is once.
 
     Args:
         registry: Where to; nothing for a dry run, which says what would be imported.
-        database: MLflow's database.
+        source: MLflow's database by path or URL, its folder `mlruns`, or its server's address.
         project: The project.
         experiment: This experiment alone, by name.
 
     Raises:
-        SourceError: The file is no MLflow database, or has no such experiment.
+        SourceError: It is no MLflow store, cannot be read, or has no such experiment.
     """
-    store = _read(database, experiment)
-    items: list[Item] = []
-    made: dict[str, Artifact] = {}
-    began: dict[str, Artifact] = {}
-    for run in store.runs:
-        name, source = _run_name(run), f"run {run.id}"
-        versions = [one for one in store.versions if one.run == run.id]
-        if run.status not in _OUTCOMES:
-            said = f"it is {run.status} in MLflow; import it once it has ended."
-            items.append(Item("run", source, "skipped", None, said))
-            continue
-        try:
-            files = _files(run, versions)
-            if registry is None:
-                items += _planned(project, run, name, len(files))
+    with open_source(source) as store:
+        experiments = store.experiments()
+        if experiment is not None:
+            chosen = {key: name for key, name in experiments.items() if name == experiment}
+            if not chosen:
+                known = ", ".join(sorted(experiments.values()))
+                raise SourceError(f"there is no experiment {experiment!r}; there is {known}.")
+            experiments = chosen
+        doing = _Import(project, store, store.versions())
+        for run in store.runs(experiments):
+            doing.seen.add(run.id)
+            if run.status not in _OUTCOMES:
+                said = f"it is {run.status} in MLflow; import it once it has ended."
+                doing.say("run", f"run {run.id}", "skipped", None, said)
                 continue
-            _import_run(registry, project, run, name, files, items, began, made)
-        except (ArtifactError, OSError) as error:
-            items.append(Item("run", source, "skipped", None, str(error)))
-    for run in store.runs:
-        parent = run.tags.get("mlflow.parentRunId")
-        if registry is not None and run.id in began and parent in began:
-            registry.declare(began[run.id].id, began[parent].id, "parent_run")
-    models = _import_versions(registry, project, store, made, items)
-    for model, alias, version in store.aliases:
-        items.append(_import_alias(registry, model, alias, version, models))
-    return items
+            try:
+                _import_run(registry, doing, run)
+            except (ArtifactError, OSError) as error:
+                doing.say("run", f"run {run.id}", "skipped", None, str(error))
+        for child, parent in doing.parents.items():
+            if registry is not None and parent in doing.runs:
+                registry.declare(doing.runs[child].id, doing.runs[parent].id, "parent_run")
+        models = {
+            (one.model, one.version): model
+            for one in doing.versions
+            if (model := _import_version(registry, doing, one)) is not None
+        }
+        for named, alias, version in store.aliases():
+            doing.items.append(_import_alias(registry, named, alias, version, models))
+        return doing.items
 
 
-def _planned(project: str, run: _Run, name: str, files: int) -> list[Item]:
-    said = f"{len(run.params)} parameters, {len(run.points)} points of metrics."
-    found = [Item("run", f"run {run.id}", "planned", f"{project}/{name}", said)]
-    if files:
-        reference = f"{project}/{name}@{run.step}"
-        found.append(Item("checkpoint", f"run {run.id}", "planned", reference, f"{files} files."))
-    return found
+def _import_run(registry: Registry | None, doing: _Import, run: Run) -> None:
+    name, source = _run_name(run), f"run {run.id}"
+    places = _places(doing, run)
+    count = sum(len(place.sizes) for place in places.values())
+    if registry is None:
+        said = f"{len(run.params)} parameters, {len(run.points)} points of metrics."
+        doing.say("run", source, "planned", f"{doing.project}/{name}", said)
+        for one in run.datasets:
+            doing.say("dataset", f"{one.name} {one.digest}", "planned", None, f"used by {source}.")
+        if count:
+            reference = f"{doing.project}/{name}@{run.step}"
+            doing.say("checkpoint", source, "planned", reference, f"{count} files.")
+        return
+    started, known = _begin(registry, doing.project, run, name)
+    doing.runs[run.id] = started
+    if "mlflow.parentRunId" in run.tags:
+        doing.parents[run.id] = run.tags["mlflow.parentRunId"]
+    outcome = "known" if known else "imported"
+    doing.say("run", source, outcome, started.reference, f"it {run.status}.")
+    for one in run.datasets:
+        _import_dataset(registry, doing, started, one)
+    if count:
+        made, there = _import_files(registry, started, run, places)
+        doing.checkpoints[run.id] = made
+        outcome = "known" if there else "imported"
+        doing.say("checkpoint", source, outcome, made.reference, f"{count} files.")
+    ended = _OUTCOMES[run.status]
+    registry.finish_run(started, ended, "" if ended == "finished" else f"MLflow says {run.status}.")
 
 
-def _import_run(
-    registry: Registry,
-    project: str,
-    run: _Run,
-    name: str,
-    files: dict[str, Path | bytes],
-    items: list[Item],
-    began: dict[str, Artifact],
-    made: dict[str, Artifact],
-) -> None:
-    views = _runs(registry, project)
-    known = next((view for view in views if view.artifact.name == name), None)
-    history = "".join(
-        json.dumps({"name": key, "value": str(value), "step": step, "time": time}) + "\n"
-        for key, value, step, time in run.points
-    )
-    code = {
-        "imported_by": _IMPORTED_BY,
-        "commit": run.tags.get("mlflow.source.git.commit"),
-        "entry_point": run.tags.get("mlflow.source.name"),
-    }
+def _import_files(
+    registry: Registry, started: Artifact, run: Run, places: Mapping[str, Place]
+) -> tuple[Artifact, bool]:
+    """Return a run's artifacts as a checkpoint, and whether it was there before."""
+    saved = registry.checkpoints(started.project, started.name)
+    there = next((one for one in saved if one.step == run.step), None)
+    if there is not None and not any(place.here for place in places.values()):
+        # What would have to be sent again is known by its paths and sizes.
+        sizes = {entry.path: entry.size for entry in registry.files(there.id)}
+        if sizes == {
+            f"{prefix}{path}": size
+            for prefix, place in places.items()
+            for path, size in place.sizes.items()
+        }:
+            return there, True
+    facts = {"metrics": run.metrics, "layout": _IMPORTED_BY}
+    with fetched(places) as files:
+        made = registry.publish_checkpoint(started, files, step=run.step, facts=facts)
+    return made, there is not None
+
+
+def _begin(registry: Registry, project: str, run: Run, name: str) -> tuple[Artifact, bool]:
+    """Return the run as it is here, and whether it was imported before."""
+    known = next((view for view in _runs(registry, project) if view.artifact.name == name), None)
     # What ended here is not begun again: a failed run would be resumed, and fail once more.
-    over = known is not None and known.state == _OUTCOMES[run.status]
-    started = (
-        known.artifact
-        if known is not None and over
-        else registry.start_run(
+    if known is not None and known.state == _OUTCOMES[run.status]:
+        started = known.artifact
+    else:
+        history = "".join(
+            json.dumps({"name": key, "value": str(value), "step": step, "time": time}) + "\n"
+            for key, value, step, time in run.points
+        )
+        code = {
+            "imported_by": _IMPORTED_BY,
+            "commit": run.tags.get("mlflow.source.git.commit"),
+            "entry_point": run.tags.get("mlflow.source.name"),
+        }
+        about = {
+            "run": run.id,
+            "name": run.name,
+            "experiment": run.experiment,
+            "status": run.status,
+            "began": run.began,
+            "ended": run.ended,
+            "tags": {k: v for k, v in run.tags.items() if not k.startswith("mlflow.")},
+        }
+        started = registry.start_run(
             project,
             name,
             params=dict(run.params),
             code={key: value for key, value in code.items() if value},
             files={HISTORY_FILE: history.encode()} if history else {},
-            facts={
-                "mlflow": {
-                    "run": run.id,
-                    "name": run.name,
-                    "experiment": run.experiment,
-                    "status": run.status,
-                    "began": run.began,
-                    "ended": run.ended,
-                    "tags": {k: v for k, v in run.tags.items() if not k.startswith("mlflow.")},
-                }
-            },
+            facts={"mlflow": about},
             annex={"user": run.user, "source": run.tags.get("mlflow.source.name")},
         )
-    )
     if started.record.code.get("imported_by") != _IMPORTED_BY:
         raise SourceError(f"the run {started.reference} was not imported; choose another project.")
-    began[run.id] = started
-    outcome = "imported" if known is None else "known"
-    items.append(Item("run", f"run {run.id}", outcome, started.reference, f"it {run.status}."))
-    if files:
-        step = run.step
-        there = [one for one in registry.checkpoints(project, name) if one.step == step]
-        made[run.id] = registry.publish_checkpoint(
-            started, files, step=step, facts={"metrics": run.metrics, "layout": _IMPORTED_BY}
-        )
-        items.append(
-            Item(
-                "checkpoint",
-                f"run {run.id}",
-                "known" if there else "imported",
-                made[run.id].reference,
-                f"{len(files)} files.",
-            )
-        )
-    outcome = _OUTCOMES[run.status]
-    reason = "" if outcome == "finished" else f"MLflow says {run.status}."
-    registry.finish_run(started, outcome, reason)
+    return started, known is not None
 
 
-def _import_versions(
-    registry: Registry | None,
-    project: str,
-    store: _Store,
-    made: Mapping[str, Artifact],
-    items: list[Item],
-) -> dict[tuple[str, int], Artifact]:
-    models: dict[tuple[str, int], Artifact] = {}
-    runs = {run.id for run in store.runs}
-    for one in store.versions:
-        source = f"{one.model} version {one.version}"
-        if one.run not in runs:
-            said = "its run is not in what is imported."
-            items.append(Item("model", source, "skipped", None, said))
-        elif one.folder is None or not one.folder.is_dir():
-            said = "its files are not in a folder that is here."
-            items.append(Item("model", source, "skipped", None, said))
-        elif registry is None:
-            items.append(Item("model", source, "planned", None, f"from run {one.run}."))
-        elif one.run not in made:
-            said = "its run was not imported, for the reason that is given there."
-            items.append(Item("model", source, "skipped", None, said))
-        else:
-            before = {model.id for model in registry.models(project)}
-            model = registry.publish_model(made[one.run])
-            models[one.model, one.version] = model
-            text = f"MLflow: {source}, stage {one.stage or 'None'}, made {one.made}."
-            text += f" {one.description}" if one.description else ""
-            if text not in {note.text for note in registry.annotations(model.id)}:
-                registry.annotate(model.id, text)
-            outcome = "known" if model.id in before else "imported"
-            items.append(Item("model", source, outcome, model.reference, f"from run {one.run}."))
-    return models
+def _import_dataset(registry: Registry, doing: _Import, run: Artifact, one: Dataset) -> None:
+    """Register what MLflow says of a dataset, and declare that a run used it."""
+    source, about = f"{one.name} {one.digest}", described(one)
+    facts: dict[str, object] = {}
+    place = about.get("source")
+    if isinstance(place, dict):
+        uri = next((place[key] for key in ("uri", "url", "path") if place.get(key)), None)
+        if uri:
+            facts["sources"] = [{"uri": str(uri), "version": one.digest}]
+    profile = about.get("profile")
+    if isinstance(profile, dict) and isinstance(profile.get("num_rows"), int):
+        facts["rows"] = profile["num_rows"]
+    columns = (about.get("schema") or {}) if isinstance(about.get("schema"), dict) else {}
+    if isinstance(columns.get("mlflow_colspec"), list):
+        facts["columns"] = {
+            str(column.get("name", place)): str(column.get("type"))
+            for place, column in enumerate(columns["mlflow_colspec"])
+        }
+    try:
+        known = {found.id for found in registry.datasets(doing.project)}
+        name = _plain(one.name) or "dataset"
+        files = {"mlflow.json": digest.canonical(about)}
+        made = registry.publish_dataset(doing.project, name, files, facts=facts)
+        use = "evaluation" if (one.context or "").lower() in _EVALUATING else "dataset"
+        registry.declare(run.id, made.id, f"{use}:{made.name}")
+    except ArtifactError as error:
+        doing.say("dataset", source, "skipped", None, str(error))
+        return
+    said = f"{run.reference} used it; its rows stay where they are."
+    doing.say("dataset", source, "known" if made.id in known else "imported", made.reference, said)
+
+
+def _import_version(registry: Registry | None, doing: _Import, one: Version) -> Artifact | None:
+    source = f"{one.model} version {one.version}"
+
+    def skip(said: str) -> None:
+        doing.say("model", source, "skipped", None, said)
+
+    if one.run not in doing.seen:
+        skip("its run is not in what is imported.")
+    elif (one.place or "") not in doing.within_reach:
+        skip(f"its files, at {one.place or 'no address'}, are not within reach.")
+    elif registry is None:
+        doing.say("model", source, "planned", None, f"from run {one.run}.")
+    elif one.run not in doing.checkpoints:
+        skip("its run was not imported, for the reason that is given there.")
+    else:
+        before = {model.id for model in registry.models(doing.project)}
+        model = registry.publish_model(doing.checkpoints[one.run])
+        _say_of_version(registry, model, one, source)
+        outcome = "known" if model.id in before else "imported"
+        doing.say("model", source, outcome, model.reference, f"from run {one.run}.")
+        return model
+    return None
+
+
+def _say_of_version(registry: Registry, model: Artifact, one: Version, source: str) -> None:
+    text = f"MLflow: {source}, stage {one.stage or 'None'}, made {one.made}."
+    text += f" {one.description}" if one.description else ""
+    for name, value in one.tags.items():
+        try:
+            registry.tag(model.id, name, value, f"MLflow: {source}")
+        except InvalidNameError:
+            text += f" Tag {name}: {value}."
+    if text not in {note.text for note in registry.annotations(model.id)}:
+        registry.annotate(model.id, text)
 
 
 def _import_alias(
@@ -271,114 +298,35 @@ def _import_alias(
     return Item("alias", source, "imported", reference, said)
 
 
-def _files(run: _Run, versions: list[_Version]) -> dict[str, Path | bytes]:
-    """Return a run's artifacts, and the models that were made of it where they lie elsewhere."""
-    found: dict[str, Path | bytes] = {}
-    if run.folder is not None and run.folder.is_dir() and any(run.folder.iterdir()):
-        found |= files_of(run.folder)
-    for one in versions:
-        if one.folder is None or not one.folder.is_dir():
+def _places(doing: _Import, run: Run) -> dict[str, Place]:
+    """Return a run's artifacts, and the models made of it where they lie elsewhere, by prefix."""
+    found: dict[str, Place] = {}
+    place = doing.source.place(run.place)
+    if place is not None:
+        found[""] = place
+    for one in doing.versions:
+        if one.run != run.id or not one.place:
             continue
-        if run.folder is not None and one.folder.is_relative_to(run.folder):
+        inside = run.place is not None and one.place.startswith(f"{run.place.rstrip('/')}/")
+        if inside and place is not None:
+            below = one.place.removeprefix(run.place or "").strip("/") + "/"
+            if any(path.startswith(below) for path in place.sizes):
+                doing.within_reach.add(one.place)
             continue
-        inside = files_of(one.folder)
-        found |= {f"models/{one.folder.parent.name}/{path}": file for path, file in inside.items()}
+        elsewhere = doing.source.place(one.place)
+        if elsewhere is not None:
+            doing.within_reach.add(one.place)
+            found[f"models/{_plain(one.model)}-{one.version}/"] = elsewhere
     return found
 
 
-def _read(database: Path, experiment: str | None) -> _Store:
-    if not database.is_file():
-        raise SourceError(f"there is no file {str(database)!r}; name MLflow's SQLite database.")
-    try:
-        # A writer may be at work: the file is opened to be read only, and changed by nobody here.
-        with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as conn:
-            conn.row_factory = sqlite3.Row
-            conn.execute("BEGIN")
-            return _read_all(conn, database.absolute().parent, experiment)
-    except sqlite3.Error as error:
-        raise SourceError(f"{str(database)!r} is no MLflow database: {error}.") from error
-
-
-def _read_all(conn: sqlite3.Connection, base: Path, experiment: str | None) -> _Store:
-    names = {row["experiment_id"]: row["name"] for row in conn.execute("SELECT * FROM experiments")}
-    if experiment is not None and experiment not in names.values():
-        raise SourceError(
-            f"there is no experiment {experiment!r}; there is {', '.join(sorted(names.values()))}."
-        )
-    store = _Store()
-    statement = "SELECT * FROM runs WHERE lifecycle_stage = 'active' ORDER BY start_time, run_uuid"
-    for row in conn.execute(statement).fetchall():
-        if experiment in {None, names[row["experiment_id"]]}:
-            store.runs.append(_run(conn, row, names[row["experiment_id"]], base))
-    statement = "SELECT * FROM model_versions ORDER BY creation_time, name, version"
-    for row in conn.execute(statement):
-        if row["current_stage"] == "Deleted_Internal":
-            continue
-        place = row["source"]
-        if "storage_location" in row.keys() and row["storage_location"]:  # noqa: SIM118 (a Row)
-            place = row["storage_location"]
-        store.versions.append(
-            _Version(
-                row["name"],
-                int(row["version"]),
-                row["run_id"] or None,
-                _folder(place, base),
-                row["description"],
-                row["current_stage"],
-                row["creation_time"],
-            )
-        )
-    statement = "SELECT name, alias, version FROM registered_model_aliases ORDER BY name, alias"
-    store.aliases += [
-        (row["name"], row["alias"], int(row["version"])) for row in conn.execute(statement)
-    ]
-    return store
-
-
-def _run(conn: sqlite3.Connection, row: sqlite3.Row, experiment: str, base: Path) -> _Run:
-    def pairs(table: str) -> dict[str, str]:
-        statement = f"SELECT key, value FROM {table} WHERE run_uuid = ?"  # noqa: S608 (ours)
-        return {one["key"]: one["value"] for one in conn.execute(statement, [row["run_uuid"]])}
-
-    statement = "SELECT * FROM metrics WHERE run_uuid = ? ORDER BY key, step, timestamp"
-    points = tuple(
-        (
-            one["key"],
-            math.nan if one["is_nan"] else float(one["value"]),
-            int(one["step"]),
-            int(one["timestamp"]),
-        )
-        for one in conn.execute(statement, [row["run_uuid"]])
-    )
-    return _Run(
-        row["run_uuid"],
-        row["name"] or "",
-        experiment,
-        row["status"],
-        row["start_time"],
-        row["end_time"],
-        row["user_id"],
-        _folder(row["artifact_uri"], base),
-        pairs("params"),
-        pairs("tags"),
-        points,
-    )
-
-
-def _folder(uri: str | None, base: Path) -> Path | None:
-    """Return the folder of this machine that a URI names, if it does; a path is from the store."""
-    if not uri:
-        return None
-    parts = urlsplit(uri)
-    if parts.scheme == "file" and parts.netloc in {"", "localhost"}:
-        return Path(unquote(parts.path))
-    return base / uri if not parts.scheme else None
-
-
-def _run_name(run: _Run) -> str:
+def _run_name(run: Run) -> str:
     """Return a name that is one here: MLflow's own need be neither plain nor the only one."""
-    plain = re.sub(r"[^A-Za-z0-9]+", "-", run.name).strip("-")[:40]
-    return f"{plain or 'run'}-{run.id[:8]}"
+    return f"{_plain(run.name) or 'run'}-{run.id[:8]}"
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[:40]
 
 
 def _runs(registry: Registry, project: str) -> list[RunView]:

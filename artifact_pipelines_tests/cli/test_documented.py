@@ -5,13 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 import artifact_pipelines
-from artifact_pipelines import start_run
+from artifact_pipelines import Run, start_run
 from artifact_pipelines.domain.schema import Layout
 from artifact_pipelines.registry import Registry
 from artifact_pipelines_tests.building import promoted
 from artifact_pipelines_tests.cli.conftest import Command, damage
+from artifact_pipelines_tests.test_mlflow_store import unpacked
 
 PAGE = Path(artifact_pipelines.__file__).parent.parent / "docs" / "command-line.md"
 ARTIFACT = {
@@ -38,6 +40,9 @@ COMMANDS = {
     "schema show": ["digits", "mlp"],
     "lineage show": ["digits/v1"],
     "inbox scan": ["inbox"],
+    "import mlflow": ["store/mlflow.db", "--project", "digits"],
+    "import huggingface": ["hub", "--project", "digits", "--run", "hub"],
+    "checkpoint prove-resume": ["digits/mine@1", "--by", f"{__name__}:fit"],
     "export": ["digits/v1", "--to", "out"],
     "run reproduce": ["digits/mine", "--to", "out"],
     "run compare": ["digits/a", "digits/mine"],
@@ -67,6 +72,13 @@ COMMANDS = {
     "dagster sync": [],
     "doctor": [],
 }
+
+
+def fit(run: Run) -> None:
+    """Train without anything that a step could depend on but the one before."""
+    begin = 0 if run.resume is None else run.resume.step
+    for step in range(begin + 1, 3):
+        run.checkpoint({"w": np.full(2, step)}, step=step)
 
 
 def promised(command: str) -> tuple[set[str], set[str]]:
@@ -100,9 +112,15 @@ def test_a_command_prints_the_fields_that_are_documented(
     if command_ == "inbox scan":
         (home.parent / "inbox/p/r").mkdir(parents=True)
         (home.parent / "inbox/p/r/step=1.ckpt").write_bytes(b"half an archive")
-    if command_ in {"run reproduce", "run compare"}:
+    if command_ in {"run reproduce", "run compare", "checkpoint prove-resume"}:
         with start_run("digits", "mine") as run:
-            run.checkpoint({"w": np.ones(2)}, step=1)
+            fit(run)
+    if command_ == "import mlflow":
+        unpacked(home.parent / "store")
+    if command_ == "import huggingface":
+        (home.parent / "hub").mkdir()
+        (home.parent / "hub" / "config.json").write_text('{"model_type": "mlp"}')
+        (home.parent / "hub" / "model.safetensors").write_bytes(save({"w": np.ones(2)}))
     if command_ == "storage strays":
         registry.store.put_object(b"cited by nothing")
     if command_ == "storage scrub":
