@@ -8,9 +8,10 @@ died or only seemed to, so a shard that is done twice must be done once.
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Generic, TypedDict, TypeVar, Unpack
 
 import dagster as dg
@@ -112,42 +113,51 @@ def fanned_out(
         described: What else the asset is given.
     """
     name = key.to_python_identifier()
-    shards, findings = TypeAdapter(fanned.shard), TypeAdapter(fanned.found)
+    shards, findings = _adapter(fanned.shard), _adapter(fanned.found)
 
-    def split(
-        context: dg.OpExecutionContext, config: dg.Config, registry: RegistryResource
-    ) -> Iterator[dg.DynamicOutput[Any]]:
-        with opened(registry) as opening:
-            cut = list(fanned.split(opening, config, context.run.run_id))
+    # Steps as Dagster calls them: its decorators would read the signatures of all of them anew.
+    def split(context: dg.OpExecutionContext, _: Any) -> Iterator[dg.DynamicOutput[Any]]:  # noqa: ANN401
+        with opened(context.resources.registry) as opening:
+            asked = config(**context.op_config)
+            cut = list(fanned.split(opening, asked, context.run.run_id))
         for number, shard in enumerate(cut):
             value = shards.dump_python(shard, mode="json")
             yield dg.DynamicOutput(value, mapping_key=f"{number:04d}")
 
-    def work(registry: RegistryResource, shard: Any) -> Any:  # noqa: ANN401  JSON
-        with opened(registry) as opening:
-            found = fanned.work(opening, shards.validate_python(shard))
-        return findings.dump_python(found, mode="json")
+    def work(context: dg.OpExecutionContext, given: Mapping[str, Any]) -> Iterator[dg.Output[Any]]:
+        with opened(context.resources.registry) as opening:
+            found = fanned.work(opening, shards.validate_python(given["shard"]))
+        yield dg.Output(findings.dump_python(found, mode="json"))
 
-    def gather(registry: RegistryResource, found: Any) -> Results:  # noqa: ANN401  JSON
-        with opened(registry) as opening:
-            yield fanned.gather(opening, [findings.validate_python(one) for one in found])
+    def gather(context: dg.OpExecutionContext, given: Mapping[str, Any]) -> Results:
+        with opened(context.resources.registry) as opening:
+            yield fanned.gather(opening, [findings.validate_python(one) for one in given["found"]])
 
-    split.__annotations__["config"] = config
-    splitting = dg.op(
+    splitting = dg.OpDefinition(
+        split,
         name=f"{name}_split",
         ins={} if after is None else {"after": dg.In(dg.Nothing)},
-        out=dg.DynamicOut(Any, io_manager_key=VALUES),
-    )(split)
-    working = dg.op(
+        outs={"result": dg.DynamicOut(Any, io_manager_key=VALUES)},
+        config_schema=_schema(config),
+        required_resource_keys={"registry"},
+    )
+    working = dg.OpDefinition(
+        work,
         name=f"{name}_shard",
-        out=dg.Out(Any, io_manager_key=VALUES),
+        ins={"shard": dg.In(Any)},
+        outs={"result": dg.Out(Any, io_manager_key=VALUES)},
+        required_resource_keys={"registry"},
         # A worker that was killed has decided nothing.
         retry_policy=dg.RetryPolicy(max_retries=RETRIES),
-    )(work)
+    )
     reports = ["result", *(check.get_python_identifier() for check in checks)]
-    gathering = dg.op(
-        name=f"{name}_gather", out={report: dg.Out(dg.Nothing) for report in reports}
-    )(gather)
+    gathering = dg.OpDefinition(
+        gather,
+        name=f"{name}_gather",
+        ins={"found": dg.In(Any)},
+        outs={report: dg.Out(dg.Nothing) for report in reports},
+        required_resource_keys={"registry"},
+    )
 
     def composed(**before: Any) -> Any:  # noqa: ANN401  Dagster's placeholders
         cut = splitting.alias("split")(**before)
@@ -165,14 +175,20 @@ def fanned_out(
     )(composed)
 
 
+@cache
 def _passed_on(config: type[dg.Config]) -> dg.ConfigMapping:
     """Return what gives the asset's configuration to the step that cuts."""
+    return dg.ConfigMapping(lambda asked: {"split": {"config": asked}}, _schema(config))
 
-    def passed(asked: dg.Config) -> dict[str, Any]:
-        return {"split": {"config": asked.model_dump()}}
 
-    passed.__annotations__["asked"] = config
-    return dg.config_mapping(passed)
+@cache
+def _schema(config: type[dg.Config]) -> Any:  # noqa: ANN401 (Dagster does not export its type)
+    return config.to_config_schema()
+
+
+@cache
+def _adapter(shape: Any) -> TypeAdapter[Any]:  # noqa: ANN401 (any type)
+    return TypeAdapter(shape)
 
 
 def _values() -> Backend:
