@@ -224,9 +224,9 @@ def _show_key(key: "RegisteredKey", said: str, *, as_json: bool) -> None:
 
 @keys.command("list")
 def list_keys(*, as_json: Json = False) -> None:
-    """List the registered keys and whether they are at hand here."""
+    """List the registered keys, those of the tree heads too, and whether they are at hand here."""
     with listing() as registry:
-        found = [] if registry is None else registry.key_list()
+        found = [] if registry is None else registry.key_list() + registry.log_key_list()
         here = [] if registry is None else registry.keys.names()
     if as_json:
         show_json({"keys": [shapes.key(key) | {"here": key.name in here} for key in found]})

@@ -1,13 +1,15 @@
 """A model's provenance in the words of others: in-toto, SLSA and DSSE."""
 
 import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from artifact_pipelines.domain import digest
+from artifact_pipelines.domain.manifest import FileEntry
 from artifact_pipelines.domain.record import Kind
-from artifact_pipelines.errors import UnknownArtifactError
-from artifact_pipelines.registry.keys import SERVICE
-from artifact_pipelines.registry.promoting import Promoting
+from artifact_pipelines.domain.signing import SigningKey
+from artifact_pipelines.domain.verdict import Verdict
 from artifact_pipelines.registry.reading import Artifact
 
 PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
@@ -16,27 +18,35 @@ PREDICATE_TYPE: Final = "https://slsa.dev/provenance/v1"
 BUILD_TYPE: Final = "urn:artifact-pipelines:training/v1"
 
 _ARTIFACT: Final = "urn:artifact-pipelines:artifact:"
-_LEAF: Final = "urn:artifact-pipelines:leaf:"
+_POLICY: Final = "urn:artifact-pipelines:policy:"
 
 
-class Attesting(Promoting):
-    """The registry, as far as it vouches for models to other tools."""
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What is said of a model to other tools.
 
-    def provenance(self, reference: str) -> dict[str, Any]:
-        """Return a model's in-toto statement in a DSSE envelope, signed by the service's key.
+    Attributes:
+        model: The model.
+        files: Its files.
+        parents: What it was made from, however far back.
+        verdicts: What its gates said.
+        moves: The leaves that pointed stages at it, as resources.
+    """
+
+    model: Artifact
+    files: Sequence[FileEntry]
+    parents: Sequence[Artifact]
+    verdicts: Sequence[Verdict]
+    moves: Sequence[dict[str, Any]] = ()
+
+    def envelope(self, signer: SigningKey, origin: str) -> dict[str, Any]:
+        """Return the in-toto statement in a DSSE envelope.
 
         The predicate is SLSA provenance: the training run is the build, its parameters and
-        environment are the definition, the lineage is what it depended on, and the leaves that
-        judged and promoted the model are by-products.
-
-        Raises:
-            UnknownArtifactError: The reference names no model.
+        environment are the definition, the lineage is what it depended on, and what judged the
+        model and moved stages to it are by-products.
         """
-        model = self.find(reference)
-        if model.kind is not Kind.MODEL:
-            raise UnknownArtifactError(f"{reference} is no model; write one such as digits/v1.")
-        payload = digest.canonical(self._statement(model))
-        signer = self.keys.load(SERVICE)
+        payload = digest.canonical(self._statement(origin))
         signature = signer.sign(pre_authentication(PAYLOAD_TYPE, payload))
         return {
             "payloadType": PAYLOAD_TYPE,
@@ -44,16 +54,14 @@ class Attesting(Promoting):
             "signatures": [{"keyid": signer.key_id, "sig": base64.b64encode(signature).decode()}],
         }
 
-    def _statement(self, model: Artifact) -> dict[str, Any]:
-        parents = {edge.parent.id: edge.parent for edge in self.lineage(model.id)}
-        run = next(one for one in parents.values() if one.kind is Kind.TRAINING_RUN)
-        files = [
-            {"name": entry.path, "digest": {"sha256": entry.sha256}}
-            for entry in self.files(model.id)
-        ]
+    def _statement(self, origin: str) -> dict[str, Any]:
+        model = self.model
+        run = next(one for one in self.parents if one.kind is Kind.TRAINING_RUN)
         return {
             "_type": STATEMENT_TYPE,
-            "subject": files,
+            "subject": [
+                {"name": entry.path, "digest": {"sha256": entry.sha256}} for entry in self.files
+            ],
             "predicateType": PREDICATE_TYPE,
             "predicate": {
                 "buildDefinition": {
@@ -74,11 +82,11 @@ class Attesting(Promoting):
                             "uri": _ARTIFACT + one.id,
                             "digest": {"sha256": one.content},
                         }
-                        for one in sorted(parents.values(), key=lambda one: one.seq)
+                        for one in sorted(self.parents, key=lambda one: one.seq)
                     ],
                 },
                 "runDetails": {
-                    "builder": {"id": f"urn:{self.origin.replace('/', ':')}"},
+                    "builder": {"id": f"urn:{origin.replace('/', ':')}"},
                     "metadata": {"invocationId": run.id, "startedOn": _seconds(run.published)},
                     "byproducts": [
                         {
@@ -86,33 +94,19 @@ class Attesting(Promoting):
                             "uri": _ARTIFACT + model.id,
                             "digest": {"sha256": model.content},
                         },
-                        *self._leaves(model),
+                        *(
+                            {
+                                "name": f"gate {verdict.gate}",
+                                "uri": _POLICY + verdict.policy,
+                                "annotations": {"passed": verdict.passed},
+                            }
+                            for verdict in self.verdicts
+                        ),
+                        *self.moves,
                     ],
                 },
             },
         }
-
-    def _leaves(self, model: Artifact) -> list[dict[str, Any]]:
-        """Return the leaves that judged the model and pointed stages at it, as resources."""
-        found = [
-            {
-                "name": f"gate {verdict.gate}",
-                "uri": f"urn:artifact-pipelines:policy:{verdict.policy}",
-                "annotations": {"passed": verdict.passed},
-            }
-            for verdict in self.verdicts(model)
-        ]
-        for stage in sorted(self.policy(model.project).promotion):
-            found += [
-                {
-                    "name": f"{move.action} to {stage}",
-                    "uri": f"{_LEAF}{move.seq}",
-                    "annotations": {"policy": move.policy, "time": move.time},
-                }
-                for move in self.history(model.project, stage)
-                if move.model.id == model.id
-            ]
-        return found
 
 
 def pre_authentication(kind: str, payload: bytes) -> bytes:

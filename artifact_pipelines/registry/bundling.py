@@ -12,7 +12,14 @@ from sqlalchemy.engine import Connection
 
 from artifact_pipelines.catalog import ledger, tables
 from artifact_pipelines.domain import digest, naming
-from artifact_pipelines.errors import ConflictError, LedgerError, SourceError, UnknownArtifactError
+from artifact_pipelines.domain.signing import SignedStatement
+from artifact_pipelines.errors import (
+    ConflictError,
+    GoneError,
+    LedgerError,
+    SourceError,
+    UnknownArtifactError,
+)
 from artifact_pipelines.registry import verify
 from artifact_pipelines.registry.keys import LOG
 from artifact_pipelines.registry.reading import Artifact
@@ -73,6 +80,7 @@ class Bundling(SigningOff):
 
         Raises:
             ConflictError: The folder is there and not empty.
+            GoneError: The bytes were forgotten, and are asked for.
             LedgerError: No signed head covers what was asked for.
         """
         if self.keys.has(LOG):
@@ -87,6 +95,8 @@ class Bundling(SigningOff):
         try:
             partial.mkdir()
             subject = self._subject(reference, heads[-1])
+            if with_bytes:
+                _check_kept(subject.artifact)
             self._write_bundle(partial, subject, heads, with_bytes=with_bytes)
             if to.exists():
                 to.rmdir()
@@ -123,6 +133,7 @@ class Bundling(SigningOff):
         lineage = self._closure(artifact)
         judged, policies = self.catalog.read(_moved, artifact.project)
         objects = policies | self.catalog.read(_evidence, artifact.id)
+        objects |= self.catalog.read(_provenances, artifact.id)
         about = {
             "format": FORMAT,
             "subject": subject.text,
@@ -139,12 +150,15 @@ class Bundling(SigningOff):
         _write(folder / "proof.json", [digest.canonical(proof)])
         _write(
             folder / "heads.jsonl",
-            (digest.canonical({"note": row.note, "pointers": row.pointers}) for row in heads),
+            (digest.canonical({"note": row.note}) for row in heads),
         )
+        actors: set[str] = set()
         _write(
             folder / "leaves.jsonl",
-            self._told(size, artifact.project, set(lineage), set(lineage) | judged),
+            self._told(size, artifact.project, set(lineage), set(lineage) | judged, actors),
         )
+        for actor in sorted(actors - self.catalog.read(_erased_actors)):
+            _write_bytes(folder / "actors" / actor, self.store.backend.get(f"actors/{actor}"))
         for found in lineage.values():
             publication = self.publication_of(found.id, found.session)
             _write_bytes(folder / "records" / found.id, found.record.encode())
@@ -167,13 +181,18 @@ class Bundling(SigningOff):
         return found
 
     def _told(
-        self, size: int, project: str, lineage: set[str], judged: set[str]
+        self, size: int, project: str, lineage: set[str], judged: set[str], actors: set[str]
     ) -> Iterator[bytes]:
-        """Yield every leaf, with its body where that concerns the project or the lineage."""
+        """Yield every leaf, with its body where that concerns the project or the lineage.
+
+        Whoever is behind a leaf with a body is added to the actors.
+        """
         for start in range(0, size, _BATCH):
             for row in self.catalog.read(ledger.leaves, start, min(start + _BATCH, size)):
                 concerns = verify.concerns(row.action, row.subject, project, lineage, judged)
                 told = concerns and row.body is not None
+                if told:
+                    actors.add(row.actor)
                 yield digest.canonical(
                     {
                         "envelope": bytes(row.envelope).decode(),
@@ -205,6 +224,14 @@ def verify_bundle(folder: Path, key: str | None = None, head: Path | None = None
         said = f"{_VERIFIER} in the bundle is another program than the one that is installed here."
         return {"ok": False, "kind": "edited", "problem": said}
     return report
+
+
+def _check_kept(artifact: Artifact) -> None:
+    if artifact.state == "forgotten":
+        raise GoneError(
+            f"the bytes of {artifact.reference} were forgotten; its record and lineage are still "
+            "proven: run it again with --no-bytes."
+        )
 
 
 def _write(path: Path, lines: Iterable[bytes]) -> None:
@@ -242,3 +269,22 @@ def _evidence(conn: Connection, artifact: str) -> set[str]:
     statements = conn.execute(sa.select(table.c.statement).where(table.c.artifact == artifact))
     found = {digest.parse(text.encode())["evidence"] for text in statements.scalars()}
     return found - {None}
+
+
+def _provenances(conn: Connection, artifact: str) -> set[str]:
+    """Return the digests of the provenance statements that a model was promoted with."""
+    history, leaf = tables.stage_history, tables.leaf
+    bodies = conn.execute(
+        sa.select(leaf.c.body)
+        .join(history, history.c.seq == leaf.c.seq)
+        .where(history.c.artifact == artifact, history.c.action == "promote")
+    ).scalars()
+    statements = [SignedStatement.from_body(digest.parse(bytes(body))) for body in bodies]
+    return {statement.payload["provenance"] for statement in statements}
+
+
+def _erased_actors(conn: Connection) -> set[str]:
+    """Return the pseudonyms whose names were erased."""
+    leaf = tables.leaf
+    subjects = conn.execute(sa.select(leaf.c.subject).where(leaf.c.action == "erase")).scalars()
+    return {subject.removeprefix("actor/") for subject in subjects if subject.startswith("actor/")}

@@ -19,6 +19,15 @@ class Entrusting(SigningOff):
         """Return the registered keys by name, those that were revoked among them."""
         return self.catalog.read(deciding.registered_keys)
 
+    def log_key_list(self) -> list[RegisteredKey]:
+        """Return the keys of the tree heads, the one in force last."""
+        known = self.catalog.read(deciding.log_keys)
+        ends = [*(seq for seq, _ in known[1:]), None]
+        return [
+            RegisteredKey(LOG, PublicKey.from_hex(public).key_id, (LOG,), public, end)
+            for (_, public), end in zip(known, ends, strict=True)
+        ]
+
     def create_key(self, name: str, roles: Sequence[str] = ("approver",)) -> RegisteredKey:
         """Make a key in the key folder and register it, signed by the owner."""
         if name == LOG:

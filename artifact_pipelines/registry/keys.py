@@ -20,6 +20,11 @@ _NEXT = ".next"
 _FORMER = ".former"
 _SEEN = "seen.json"
 _MEMORY = "signer.json"
+_WITHOUT = {
+    _MEMORY: "move it away, and the next tree head is signed after the whole log was replayed.",
+    _SEEN: "check the log against a head kept elsewhere (audit verify, audit witness), then move "
+    "it away: without it an older log is not noticed here.",
+}
 
 
 class ScopeFolder:
@@ -174,27 +179,39 @@ class KeyFolder:
         return sorted(path.stem for path in self.root.glob("*" + _SUFFIX))
 
     def recall(self) -> dict[str, Any] | None:
-        """Return what the signer remembered last, or None."""
-        return self._read(_MEMORY)
+        """Return what the signer remembered last, or None.
+
+        Raises:
+            KeyMissingError: The file is damaged.
+        """
+        return self._read(_MEMORY, frozenset({"size", "peaks", "state"}))
 
     def remember(self, memory: dict[str, Any]) -> None:
         """Replace what the signer remembers."""
         self._write(_MEMORY, memory)
 
     def seen(self) -> dict[str, Any] | None:
-        """Return the greatest tree head that was seen here, or None."""
-        return self._read(_SEEN)
+        """Return the greatest tree head that was seen here, or None.
+
+        Raises:
+            KeyMissingError: The file is damaged.
+        """
+        return self._read(_SEEN, frozenset({"size", "root", "note"}))
 
     def see(self, head: dict[str, Any]) -> None:
         """Remember a tree head as the greatest that was seen here."""
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._write(_SEEN, head)
 
-    def _read(self, name: str) -> dict[str, Any] | None:
+    def _read(self, name: str, parts: frozenset[str]) -> dict[str, Any] | None:
         try:
-            found: dict[str, Any] = json.loads((self.root / name).read_text())
+            found = json.loads((self.root / name).read_bytes())
         except FileNotFoundError:
             return None
+        except ValueError:
+            found = None
+        if not isinstance(found, dict) or not parts <= found.keys():
+            raise KeyMissingError(f"{self.root / name} is damaged; {_WITHOUT[name]}")
         return found
 
     def _write(self, name: str, memory: dict[str, Any]) -> None:

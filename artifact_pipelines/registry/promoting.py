@@ -4,7 +4,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -25,11 +25,14 @@ from artifact_pipelines.errors import (
     UnknownArtifactError,
 )
 from artifact_pipelines.registry import deciding, steps
+from artifact_pipelines.registry.attesting import Provenance
 from artifact_pipelines.registry.entrusting import Entrusting
 from artifact_pipelines.registry.keys import SERVICE
 from artifact_pipelines.registry.reading import Artifact
 from artifact_pipelines.registry.signing_off import Proof
 from artifact_pipelines.registry.steps import Steps
+
+_LEAF: Final = "urn:artifact-pipelines:leaf:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,8 +280,11 @@ class Promoting(Entrusting):
         if reasons:
             raise PromotionRefusedError(what, reasons)
         yield "decided"
+        service = self.keys.load(SERVICE)
+        provenance = digest.canonical(self._provenance(model).envelope(service, self.origin))
         payload = {
             "policy": policy.digest,
+            "provenance": self.store.put_object(provenance),
             "verdicts": list(decision.verdicts),
             "approvals": list(decision.approvals),
         }
@@ -328,10 +334,11 @@ class Promoting(Entrusting):
         reasons = [*decision.reasons, *self._byte_reasons(model)]
         if reasons:
             raise PromotionRefusedError(what, reasons)
-        payload = {
+        payload: dict[str, Any] = {
             "policy": proofs[-1].policy,
             "verdicts": [],
             "approvals": [],
+            "provenance": None,
             "original": proofs[-1].seq,
             "reason": reason,
         }
@@ -415,6 +422,34 @@ class Promoting(Entrusting):
                 f"the catalog's row of {model.id[:16]} is not what was signed for it; "
                 "run: artifact-pipelines catalog rebuild"
             )
+
+    def provenance(self, reference: str) -> dict[str, Any]:
+        """Return a model's in-toto statement in a DSSE envelope, signed by the service's key.
+
+        It says where the model came from and what became of it until now. What was true when it
+        was promoted is cited by its promotion.
+
+        Raises:
+            UnknownArtifactError: The reference names no model.
+        """
+        model = self._model(reference)
+        moves = [
+            {
+                "name": f"{move.action} to {stage}",
+                "uri": f"{_LEAF}{move.seq}",
+                "annotations": {"policy": move.policy, "time": move.time},
+            }
+            for stage in sorted(self.policy(model.project).promotion)
+            for move in self.history(model.project, stage)
+            if move.model.id == model.id
+        ]
+        return self._provenance(model, moves).envelope(self.keys.load(SERVICE), self.origin)
+
+    def _provenance(self, model: Artifact, moves: Sequence[dict[str, Any]] = ()) -> Provenance:
+        parents = {edge.parent.id: edge.parent for edge in self.lineage(model.id)}
+        return Provenance(
+            model, self.files(model.id), list(parents.values()), self.verdicts(model), moves
+        )
 
     def verdicts(self, model: Artifact) -> list[Verdict]:
         """Return the newest verdict of each gate for a model, by gate."""

@@ -4,7 +4,6 @@ import getpass
 from pathlib import Path
 
 from artifact_pipelines.registry.annotating import Annotating
-from artifact_pipelines.registry.attesting import Attesting
 from artifact_pipelines.registry.auditing import Auditing
 from artifact_pipelines.registry.backtesting import Backtesting
 from artifact_pipelines.registry.bundling import Bundling
@@ -32,7 +31,6 @@ class Registry(
     Exporting,
     Annotating,
     Recalling,
-    Attesting,
     Comparing,
     Receiving,
 ):

@@ -2,14 +2,13 @@
 
     python -I -S verify.py [--key HEX] [--head FILE] [FOLDER]
 
-The folder is this file's unless named. --key is the log's public key, known from elsewhere:
-without it the bundle is only shown to agree with itself. --head is a tree head that you kept:
-the log must begin with what it covers. Put files that the bundle leaves out under files/.
+--key is the log's public key, known from elsewhere: without it the bundle only agrees with itself.
+--head is a tree head that you kept: the log must begin with it. Files left out go under files/.
 
 The exit code is 0 if all of this holds, else 1: the envelopes are all there, as every signed
-head covers them, and bodies are what they cite; who signed a decision had the role then; every
-move of a stage was allowed by the verdicts, approvals and policy of that moment; the heads say
-where the stages point; records, manifests, lineage and files match their digests; no more is here.
+head covers them, and bodies and names are what they cite; who signed a decision had the role;
+every move of a stage was allowed by the verdicts, approvals and policy of that moment; heads say
+where stages point; records, manifests, lineage and files match their digests; no more is here.
 """
 
 import argparse
@@ -42,11 +41,10 @@ D = -121665 * pow(121666, -1, P) % P
 def decode_point(data):
     y = int.from_bytes(data, "little")
     sign, y = y >> 255, y & (1 << 255) - 1
-    u, v = (y * y - 1) % P, (D * y * y + 1) % P
-    x = u * pow(v, 3, P) * pow(u * pow(v, 7, P), (P - 5) // 8, P) % P
-    if (v * x * x - u) % P:
-        x = x * pow(2, (P - 1) // 4, P) % P
-    if (v * x * x - u) % P or y >= P or len(data) != 32 or (x == 0 and sign):
+    square = (y * y - 1) * pow(D * y * y + 1, -1, P) % P
+    x = pow(square, (P + 3) // 8, P)
+    x = x * pow(2, (P - 1) // 4, P) % P if (x * x - square) % P else x
+    if (x * x - square) % P or y >= P or len(data) != 32 or (x == 0 and sign):
         return None
     x = P - x if x & 1 != sign else x
     return (x, y, 1, x * y % P)
@@ -89,20 +87,26 @@ def from_base64(text):
     return data
 
 
-def from_json(data, what):
+def from_json(data, what, canonical=False):
     def once(pairs):
         need(len(dict(pairs)) == len(pairs), "edited", f"{what} repeats a key.")
         return dict(pairs)
 
     try:
-        return json.loads(data, object_pairs_hook=once)
+        found = json.loads(data, object_pairs_hook=once)
     except ValueError as error:
         raise Problem("edited", f"{what} is not JSON: {error}.") from error
+    need(not canonical or plain(found) + b"\n" == data, "edited", f"{what} is not canonical JSON.")
+    return found
+
+
+def plain(value):
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def from_lines(data, what):
     need(data.endswith(b"\n"), "truncated", f"{what} ends in the middle of a line.")
-    return [from_json(line, f"a line of {what}") for line in data[:-1].split(b"\n")]
+    return [from_json(line, f"a line of {what}", True) for line in data.splitlines(True)]
 
 
 def tree_hash(*parts):
@@ -132,27 +136,20 @@ class Head:
 
     NOTE = re.compile(
         r"(([!-*,-~]+)\n(0|[1-9][0-9]*)\n([A-Za-z0-9+/]{43}=)\npointers ([0-9a-f]{64})\n)\n"
-        r"((— [!-*,-~]+ [A-Za-z0-9+/]+=*\n)+)"
+        r"— log ([A-Za-z0-9+/]+=*)\n(— [!-*,-~]+ [A-Za-z0-9+/]+=*\n)*"  # then its witnesses
     )
 
-    def __init__(self, note, pointing="{}"):
+    def __init__(self, note):
         found = self.NOTE.fullmatch(note)
         need(found, "edited", "a tree head is not a well-formed note.")
         self.text, self.origin, self.size = found[1], found[2], int(found[3])
-        self.root, self.pointers, self.signatures = from_base64(found[4]), found[5], found[6]
-        self.pointing = pointing
+        self.root, self.pointers, self.signature = from_base64(found[4]), found[5], found[6]
 
     def signed(self, public):
-        """Return whether the log's key signed it; signatures of witnesses are passed over."""
-        for _, name, encoded in (line.split(" ") for line in self.signatures.splitlines()):
-            if name == "log":
-                data, named = from_base64(encoded), b"log\n\1" + public
-                same = data[:4] == hashlib.sha256(named).digest()[:4]
-                return same and signed_by(public, data[4:], self.text.encode())
-        return False
+        """Return whether the log's key signed it."""
+        data, hint = from_base64(self.signature), tree_hash(b"log\n\1", public)[:4]
+        return data[:4] == hint and signed_by(public, data[4:], self.text.encode())
 
-
-# The rules, replayed over the leaves that concern the project
 
 GOVERNING = {"log_create", "log_rotate", "key_register", "key_rotate", "key_revoke", "recall"}
 PLACED = {"policy_set", "request", "approval", "promote", "rollback", "alias_set"}
@@ -284,6 +281,7 @@ class Rules:
         rule = rules[said["stage"]]
         counted = [] if rule == "automatic" else self.counted(said, rule)
         self.must(sorted(said["approvals"]) == counted, "cites approvals that do not count")
+        self.evidence.setdefault(artifact, []).append(said["provenance"])
         self.proven[place_of(said), artifact] = (self.seq, policy)
         return self.move(said)
 
@@ -322,11 +320,11 @@ class Check:
 
     def __init__(self, root, key=None, kept=None):
         self.root, self.accounted, self.key = Path(root), {"verify.py"}, key
-        self.kept, self.lineage = None if kept is None else Head(kept), {}
+        self.kept, self.lineage, self.names = None if kept is None else Head(kept), {}, {}
         self.rules = Rules(lambda digest: self.read(f"objects/{digest}", digest))
 
     def run(self):
-        self.about = from_json(self.read("bundle.json"), "bundle.json")
+        self.about = from_json(self.read("bundle.json"), "bundle.json", True)
         need(self.about["format"] == FORMAT, "malformed", f"bundle.json is not of format {FORMAT}.")
         self.project, self.artifact = self.about["project"], self.about["artifact"]
         self.report = {"subject": None, "artifact": self.artifact}
@@ -338,18 +336,22 @@ class Check:
             step()
         return self.report
 
-    def read(self, name, digest=None):
-        """Return the bytes of a file, of this digest where one is given; it is accounted for."""
+    def find(self, name, digest=None):
+        """Return where a file is, of this digest where one is given; it is accounted for."""
         self.accounted.add(name)
         need((self.root / name).is_file(), "dropped", f"{name} is missing.")
-        data = (self.root / name).read_bytes()
-        need(digest in {None, sha256(data)}, "edited", f"{name} was changed.")
-        return data
+        with (self.root / name).open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        need(digest in {None, found}, "edited", f"{name} was changed.")
+        return self.root / name
+
+    def read(self, name, digest=None):
+        return self.find(name, digest).read_bytes()
 
     def read_heads(self):
         """Read the tree heads, which must be those that bundle.json lists."""
         lines = from_lines(self.read("heads.jsonl"), "heads.jsonl")
-        self.heads = [Head(one["note"], one["pointers"]) for one in lines]
+        self.heads = [Head(one["note"]) for one in lines]
         sizes, listed = [head.size for head in self.heads], self.about["heads"]
         need(len(set(sizes)) == len(sizes), "inserted", "a tree head is there twice.")
         need(sizes == listed or sorted(sizes) != sorted(listed), "reordered", "heads are mixed.")
@@ -395,6 +397,11 @@ class Check:
                 if leaf["action"] in MOVES:
                     judged.add(from_json(body["statement"], "a statement")["artifact"])
         erased = {leaf["subject"] for leaf in self.leaves if leaf["action"] == "erase"}
+        shown = {leaf["actor"] for leaf in self.leaves if leaf["opened"] is not None}
+        for actor in sorted(one for one in shown if f"actor/{one}" not in erased):
+            data = self.read(f"actors/{actor}")
+            need(sha256(data)[:32] == actor, "edited", f"actors/{actor} was changed.")
+            self.names[actor] = from_json(data, "an actor's name")["name"]
         for leaf in self.leaves:
             told = concerns(leaf["action"], leaf["subject"], self.project, self.lineage, judged)
             if told and leaf["opened"] is None:
@@ -406,21 +413,17 @@ class Check:
         """Check what every head says and who signed it, and what is trusted."""
         pointers, seq = {}, 0
         for head in self.heads:
-            for leaf in self.leaves[seq : head.size]:
-                if leaf["action"] in MOVES:
-                    pointers[leaf["subject"]] = leaf["seq"]
+            moves = [leaf for leaf in self.leaves[seq : head.size] if leaf["action"] in MOVES]
+            pointers |= {leaf["subject"]: leaf["seq"] for leaf in moves}
             seq, name = head.size, f"the tree head of {head.size} leaves"
             self.log_key = [key for since, key in self.rules.log_keys if since < seq][-1]
             need(head.signed(self.log_key), "edited", f"{name} is not signed by the log's key.")
             need(head.origin == self.rules.origin, "edited", f"{name} is of another log.")
             need(head.root == self.roots[seq], "forked", f"{name} is of another history.")
-            same = sha256(head.pointing.encode()) == head.pointers
-            need(same, "edited", f"the pointers beside {name} were changed.")
-            need(json.loads(head.pointing) == pointers, "refused", f"{name} points elsewhere.")
+            need(sha256(plain(pointers)) == head.pointers, "refused", f"{name} points elsewhere.")
         self.report |= {"leaves": seq, "heads": len(self.heads), "log_key": self.log_key.hex()}
         self.report["anchored"] = self.key is not None or self.kept is not None
-        anchored = self.key in {None, self.log_key.hex()}
-        need(anchored, "untrusted", "the newest tree head is signed by another key than you gave.")
+        need(self.key in {None, self.log_key.hex()}, "untrusted", "another key signed that head.")
         if self.kept is not None:
             size, name = self.kept.size, f"the head of {self.kept.size} leaves that you kept"
             need(size <= seq, "replayed", f"{name} is newer than the newest one here.")
@@ -439,36 +442,33 @@ class Check:
         there = stage is None or self.rules.pointers[place] == (seq, self.artifact)
         need(there, "replayed", f"{place} does not point at {self.artifact} any more.")
         need(self.artifact not in self.rules.recalled, "refused", f"{self.artifact} was recalled.")
-        path = from_json(self.read("proof.json"), "proof.json")["path"]
+        path = from_json(self.read("proof.json"), "proof.json", True)["path"]
         path, head, leaf = [bytes.fromhex(one) for one in path], self.heads[-1], self.leaves[seq]
         proven = root_by(path, tree_hash(b"\0", leaf["text"].encode()), seq, head.size) == head.root
         need(proven, "edited", f"the inclusion proof does not lead from leaf {seq} to the head.")
         need(leaf["subject"] in {place, self.artifact}, "edited", "bundle.json names another leaf.")
-        move = self.rules.moves.get(seq, {"approvals": [], "policy": None})
+        move = self.rules.moves.get(seq, {"approvals": [], "policy": None, "provenance": None})
         proof = self.rules.moves.get(move.get("original"), move)
         approvals = [self.rules.approvals[one][1]["approver"] for one in proof["approvals"]]
-        gates = [(b[4], v[1]) for b, v in self.rules.verdicts.items() if b[1] == self.artifact]
-        self.report["failed_gates"] = sorted({gate for gate, passed in gates if not passed})
+        bad = {b[4] for b, v in self.rules.verdicts.items() if b[1] == self.artifact and not v[1]}
         self.report |= {"subject": subject, "policy": proof["policy"], "approved_by": approvals}
+        self.report |= {"by": self.names.get(leaf["actor"]), "provenance": proof["provenance"]}
+        self.report["failed_gates"] = sorted(bad)
 
     def check_files(self):
-        """Check the evidence and the bytes, and refuse what nothing accounts for."""
+        """Check evidence, provenance and bytes, and refuse what nothing accounts for."""
         for evidence in filter(None, self.rules.evidence.get(self.artifact, [])):
             self.read(f"objects/{evidence}", evidence)
-        self.report |= {"lineage": len(self.lineage), "files": 0, "bytes": 0}
-        here = self.about["bytes"] or (self.root / "files").is_dir()
-        for entry in from_json(self.manifests[self.artifact], "a manifest")["files"] * here:
-            self.accounted.add(name := f"files/{entry['path']}")
-            need((self.root / name).is_file(), "dropped", f"{name} is missing.")
-            with (self.root / name).open("rb") as stream:
-                same = hashlib.file_digest(stream, "sha256").hexdigest() == entry["sha256"]
-            need(same, "edited", f"{name} has other bytes than its manifest says.")
-            self.report["files"] += 1
-            self.report["bytes"] += entry["size"]
+        files = from_json(self.manifests[self.artifact], "a manifest")["files"]
+        files *= self.about["bytes"] or (self.root / "files").is_dir()
+        size = sum(entry["size"] for entry in files)
+        self.report |= {"lineage": len(self.lineage), "files": len(files), "bytes": size}
+        for entry in files:
+            self.find(f"files/{entry['path']}", entry["sha256"])
         for path in self.root.rglob("*"):
             name = path.relative_to(self.root).as_posix()
-            plain = not path.is_symlink() and (path.is_dir() or name in self.accounted)
-            need(plain, "unlisted", f"nothing in the log accounts for {name}.")
+            known = not path.is_symlink() and (path.is_dir() or name in self.accounted)
+            need(known, "unlisted", f"nothing in the log accounts for {name}.")
 
 
 def check(root, key=None, kept=None):

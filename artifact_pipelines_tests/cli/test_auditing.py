@@ -244,6 +244,12 @@ def test_keys_are_registered_rotated_and_revoked(command: Command, registry: Reg
         "public": public,
         "revoked": None,
     }
+    heads = [row for row in command("key", "list", "--json").json()["keys"] if row["name"] == "log"]
+    assert [(row["roles"], row["revoked"] is None) for row in heads] == [
+        (["log"], False),
+        (["log"], True),
+    ]
+    assert heads[1]["key"] == log.json()["key"]
     assert shown["21fe31dfa154a261"] == revoked.json()["revoked"]
     assert shown[rotated.json()["key"]] is None
     assert log.json()["public"] == registry.log_key().hex

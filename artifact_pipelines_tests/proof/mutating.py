@@ -4,6 +4,7 @@ An attacker without keys changes files. One who holds the log's key writes the t
 the changed leaves and signs heads over it; what other keys signed stays out of reach.
 """
 
+import base64
 import json
 import random
 from collections.abc import Callable, Iterator, Mapping
@@ -11,11 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from artifact_pipelines.domain import digest, merkle
-from artifact_pipelines.domain.signing import SigningKey, TreeHead, open_head, sign_head
+from artifact_pipelines.domain.signing import SigningKey, TreeHead, sign_head
 from artifact_pipelines_tests.proof.evidence import Evidence
 
 MOVES = ("promote", "rollback")
-SIGNED = ("policy_set", "verdict", "approval", "promote", "rollback", "key_register")
+ERASABLE = ("annotate", "banner_set")
+RULES = {"refused", "malformed", "replayed", "edited"}
+KEYS = ("key_register", "key_rotate", "key_revoke", "log_rotate")
+SIGNED = ("policy_set", "verdict", "approval", "promote", "rollback", *KEYS)
 
 
 @dataclass(frozen=True)
@@ -158,14 +162,10 @@ class Mutator:
         return Mutation(f"reorder {target(one)}", files, frozenset({"edited"}))
 
     def by_editing_a_head(self) -> Mutation:
-        """Change a line of a head, its signature or the pointers beside it."""
+        """Change a line of a head or its signature."""
         heads = [dict(head) for head in self.heads]
         head = self.rng.choice(heads)
-        if self.rng.random() < 0.3:
-            pointers = json.loads(head["pointers"])
-            head["pointers"] = text({**pointers, "digits/production": self.rng.randrange(99)})
-        else:
-            head["note"] = self.flipped_text(head["note"])
+        head["note"] = self.flipped_text(head["note"])
         # Another size reads as another head.
         kinds = ("edited", "malformed", "dropped", "replayed", "inserted", "reordered")
         return Mutation("edit head", {"heads.jsonl": lines(heads)}, frozenset(kinds))
@@ -195,18 +195,36 @@ class Mutator:
     def by_replaying_an_old_head(self) -> Mutation:
         """Show the log as it was, to an auditor who has seen more of it."""
         heads = self.heads[: self.rng.randrange(1, len(self.heads))]
-        size = head_of(heads[-1], self.evidence.key).size
+        size = head_of(heads[-1]).size
         about_ = json.loads(self.evidence.files["bundle.json"])
-        sizes = [head_of(head, self.evidence.key).size for head in heads]
+        sizes = [head_of(head).size for head in heads]
         files: dict[str, bytes | None] = {"heads.jsonl": lines(heads)}
         kept = None
         if self.rng.random() < 0.5:
             files["leaves.jsonl"] = lines(self.leaves[:size])
-            files["bundle.json"] = digest.canonical({**about_, "heads": sizes}) + b"\n"
+            files["bundle.json"] = line({**about_, "heads": sizes})
             kept = self.evidence.heads[-1]
         # The older log may lack what the bundle is about, which is noticed first.
         kinds = {"replayed"} if kept is None else {"replayed", "refused", "malformed", "dropped"}
+        if not self.is_rotated(self.leaves[:size]):
+            kinds |= {"untrusted"}
         return Mutation("replay head", files, frozenset(kinds), kept)
+
+    def by_writing_a_file_otherwise(self) -> Mutation:
+        """Say the same in other bytes: other spaces, another order, escapes, more line ends."""
+        name = self.rng.choice(["bundle.json", "proof.json", "heads.jsonl", "leaves.jsonl"])
+        told = read(self.evidence.files[name])
+        one = self.rng.randrange(len(told))
+        ways = [
+            json.dumps(told[one]),
+            json.dumps(dict(reversed(told[one].items())), separators=(",", ":")),
+            text(told[one]) + self.rng.choice([" ", "\r", "\t"]),
+            text(told[one])[:-1] + f',"{next(iter(told[one]))}":null}}',
+        ]
+        written = [text(value) for value in told]
+        written[one] = self.rng.choice([way for way in ways if way != written[one]])
+        data = "".join(part + "\n" for part in written).encode()
+        return Mutation(f"edit {target(name)}", {name: data}, frozenset({"edited"}))
 
     def by_editing_a_proof(self) -> Mutation:
         """Change the inclusion proof: edit, drop, insert or swap its nodes."""
@@ -221,7 +239,7 @@ class Mutator:
             path.insert(place, self.rng.randbytes(32).hex())
         else:
             path = path[1:] + path[:1]
-        data = digest.canonical({"path": path})
+        data = line({"path": path})
         return Mutation(f"{way} proof", {"proof.json": data}, frozenset({"edited"}))
 
     def by_renaming_the_subject(self) -> Mutation:
@@ -232,7 +250,7 @@ class Mutator:
         )
         about_[name] = self.other(about_[name])
         kinds = ("edited", "malformed", "dropped", "replayed", "refused", "unlisted", "reordered")
-        data = digest.canonical(about_)
+        data = line(about_)
         return Mutation("edit subject", {"bundle.json": data}, frozenset(kinds))
 
     # With the log's key
@@ -249,10 +267,7 @@ class Mutator:
         if self.rng.random() < 0.3:
             stranger = SigningKey.from_seed(self.rng.randbytes(32))
             body |= stranger.sign_statement(said).as_body()
-        leaf["body"] = text(body)
-        leaf["envelope"] = text(
-            {**json.loads(leaf["envelope"]), "body": digest.sha256(leaf["body"].encode())}
-        )
+        self.seal(leaf, body)
         return self.signed(f"forge {about(action_of(leaf))}", leaves, {"refused", "edited"})
 
     def by_dropping_evidence(self) -> Mutation:
@@ -280,7 +295,7 @@ class Mutator:
         leaf["envelope"] = text({**envelope, "time": "2020-01-01T00:00:00.000000Z"})
         if self.rng.random() < 0.5:
             return self.signed("fork ledger", leaves, {"forked"}, self.evidence.heads[-1])
-        sizes = [head_of(head, self.evidence.key).size for head in self.heads]
+        sizes = [head_of(head).size for head in self.heads]
         stale = [size for size in sizes[:-1] if size > place]
         if not stale:
             return self.signed("fork ledger", leaves, {"forked"}, self.evidence.heads[-1])
@@ -294,20 +309,105 @@ class Mutator:
         """Sign a head that commits to pointers which no leaf moved."""
         heads = [dict(head) for head in self.heads]
         place = self.rng.randrange(len(heads))
-        head = head_of(heads[place], self.evidence.key)
-        pointers = {**json.loads(heads[place]["pointers"]), "digits/production": place}
+        head = head_of(heads[place])
+        pointers = {"digits/production": place}
         forged = TreeHead(head.origin, head.size, head.root, digest.sha256(text(pointers).encode()))
-        heads[place] = {
-            "note": sign_head(forged, "log", self.evidence.key),
-            "pointers": text(pointers),
-        }
+        heads[place] = {"note": self.sign(forged, self.leaves)}
         return Mutation("forge head", {"heads.jsonl": lines(heads)}, frozenset({"refused"}))
 
+    def by_going_on_after_a_key_ended(self) -> Mutation:
+        """Drop a rotation or revocation, or move it behind what the next key signed."""
+        leaves = self.copied()
+        ends = [place for place, one in enumerate(leaves) if action_of(one) in KEYS[1:]]
+        place = self.rng.choice(ends)
+        leaf = leaves.pop(place)
+        what = action_of(leaf)
+        if self.rng.random() < 0.5:
+            leaves.insert(self.rng.randrange(place + 1, len(leaves) + 1), leaf)
+            # Where nothing that it signed is in between, only a head that was kept shows it.
+            kinds, kept = {"forked", "untrusted", *RULES}, self.evidence.heads[-1]
+            return self.signed(f"fork reorder {about(what)}", leaves, kinds, kept)
+        kinds = RULES if self.is_rotated(leaves) else {"untrusted", *RULES}
+        return self.signed(f"fork drop {about(what)}", leaves, kinds)
+
+    def by_signing_with_a_key_that_ended(self) -> Mutation:
+        """Sign a decision with the thief's copy of a key that was rotated or revoked before."""
+        leaves = self.copied()
+        places = [
+            place
+            for place, one in enumerate(leaves)
+            if action_of(one) in {"verdict", "approval", *MOVES} and one["body"]
+        ]
+        leaf = leaves[self.rng.choice(places[-6:])]
+        said = json.loads(json.loads(leaf["body"])["statement"])
+        role = {"verdict": "service", "approval": "bob"}.get(action_of(leaf), "service")
+        self.seal(leaf, self.evidence.ended[role].sign_statement(said).as_body())
+        return self.signed(f"forge {about(action_of(leaf))}", leaves, {"refused"})
+
+    def by_passing_an_erasure_off(self) -> Mutation:
+        """Say that a deciding body or a name was erased, or that nobody erased what is missing."""
+        leaves = self.copied()
+        erasures = [place for place, one in enumerate(leaves) if action_of(one) == "erase"]
+        if self.rng.random() < 0.4:
+            del leaves[self.rng.choice(erasures)]
+            return self.signed("fork drop erasure", leaves, {"dropped", *RULES})
+        shown = [
+            place
+            for place, one in enumerate(leaves)
+            if one["body"] and action_of(one) not in ERASABLE
+        ]
+        hidden = self.rng.choice(shown)
+        place = self.rng.choice(erasures)
+        envelope = json.loads(leaves[place]["envelope"])
+        leaves[place]["envelope"] = text({**envelope, "subject": f"leaf/{hidden}"})
+        leaves[hidden]["body"] = None
+        # An erasure is taken away from what it was about, which now is missing without one.
+        return self.signed("forge erasure", leaves, {"dropped"})
+
+    def by_filing_under_another_subject(self) -> Mutation:
+        """File a leaf under what its body is not about, so that it concerns nobody."""
+        leaves = self.copied()
+        leaf = self.rng.choice(
+            [one for one in leaves if one["body"] and action_of(one) in (*SIGNED, "request")]
+        )
+        envelope = json.loads(leaf["envelope"])
+        others = [json.loads(one["envelope"])["subject"] for one in leaves]
+        others += ["churn/production", "0" * 64, f"{envelope['subject']}x"]
+        subject = self.rng.choice([one for one in others if one != envelope["subject"]])
+        leaf["envelope"] = text({**envelope, "subject": subject})
+        # A move that is filed elsewhere is missing at its place.
+        kinds = {"refused", "replayed", "malformed", "dropped"}
+        return self.signed("forge subject", leaves, kinds)
+
+    def by_changing_a_name(self) -> Mutation:
+        """Put somebody else's name behind a pseudonym."""
+        name = self.rng.choice([one for one in self.evidence.files if one.startswith("actors/")])
+        told = json.loads(self.evidence.files[name])
+        data = digest.canonical({**told, "name": self.rng.choice(["mallory", "alice", ""])})
+        return Mutation("edit name", {name: data}, frozenset({"edited"}))
+
     # The means
+
+    def seal(self, leaf: dict[str, Any], body: Mapping[str, Any]) -> None:
+        """Give a leaf another body, and its envelope the digest of it."""
+        leaf["body"] = text({**body, "salt": json.loads(leaf["body"])["salt"]})
+        leaf["envelope"] = text(
+            {**json.loads(leaf["envelope"]), "body": digest.sha256(leaf["body"].encode())}
+        )
 
     def copied(self) -> list[dict[str, Any]]:
         """Return the leaves, to be changed."""
         return [dict(leaf) for leaf in self.leaves]
+
+    def sign(self, head: TreeHead, leaves: list[dict[str, Any]]) -> str:
+        """Return a head signed with the key that signs heads of its size."""
+        rotated = self.is_rotated(leaves[: head.size])
+        return sign_head(head, "log", self.evidence.key if rotated else self.evidence.ended["log"])
+
+    @staticmethod
+    def is_rotated(leaves: list[dict[str, Any]]) -> bool:
+        """Return whether the log's key was rotated: an older one is not the auditor's."""
+        return any(action_of(leaf) == "log_rotate" for leaf in leaves)
 
     def ledger(self, name: str, leaves: list[dict[str, Any]], kind: str) -> Mutation:
         """Return a mutation of the ledger."""
@@ -326,7 +426,7 @@ class Mutator:
         hashes = [merkle.leaf_hash(leaf["envelope"].encode()) for leaf in leaves]
         about_ = json.loads(self.evidence.files["bundle.json"])
         sizes = sorted({min(size, len(leaves)) for size in about_["heads"]})
-        origin = head_of(self.heads[0], self.evidence.key).origin
+        origin = head_of(self.heads[0]).origin
         heads = []
         for size in sizes:
             pointers = {
@@ -336,7 +436,7 @@ class Mutator:
             }
             told = digest.canonical(pointers).decode()
             head = TreeHead(origin, size, merkle.root(hashes[:size]), digest.sha256(told.encode()))
-            heads.append({"note": sign_head(head, "log", self.evidence.key), "pointers": told})
+            heads.append({"note": self.sign(head, leaves)})
         moved = [seq for seq, leaf in enumerate(leaves) if action_of(leaf) in MOVES]
         seq = moved[-1] if moved else 0
         nodes = {(0, index): hashed for index, hashed in enumerate(hashes)}
@@ -352,8 +452,8 @@ class Mutator:
         files = {
             "leaves.jsonl": lines(leaves),
             "heads.jsonl": lines(heads),
-            "proof.json": digest.canonical({"path": path}),
-            "bundle.json": digest.canonical({**about_, "heads": sizes, "seq": seq}),
+            "proof.json": line({"path": path}),
+            "bundle.json": line({**about_, "heads": sizes, "seq": seq}),
         }
         return Mutation(name, files, frozenset(kinds), kept)
 
@@ -393,7 +493,12 @@ def read(data: bytes) -> list[dict[str, Any]]:
 
 def lines(objects: list[dict[str, Any]]) -> bytes:
     """Return objects as a file of lines."""
-    return b"".join(digest.canonical(one) + b"\n" for one in objects)
+    return b"".join(map(line, objects))
+
+
+def line(value: Mapping[str, Any]) -> bytes:
+    """Return canonical JSON as a line."""
+    return digest.canonical(value) + b"\n"
 
 
 def text(value: Mapping[str, Any]) -> str:
@@ -406,22 +511,22 @@ def action_of(leaf: Mapping[str, Any]) -> str:
     return str(json.loads(leaf["envelope"])["action"])
 
 
-def head_of(stored: Mapping[str, Any], key: SigningKey) -> TreeHead:
+def head_of(stored: Mapping[str, Any]) -> TreeHead:
     """Return the tree head of a stored line."""
-    return open_head(stored["note"], "log", key.public)
+    origin, size, root, pointers, *_ = str(stored["note"]).split("\n")
+    return TreeHead(origin, int(size), base64.b64decode(root), pointers.split()[1])
 
 
 def about(action: str) -> str:
     """Return what a leaf's body is called in the table of results."""
-    return {"verdict": "verdict", "approval": "approval", "policy_set": "policy"}.get(
-        action, "body"
-    )
+    known = {"verdict": "verdict", "approval": "approval", "policy_set": "policy"}
+    return known.get(action, "key" if action in KEYS else "body")
 
 
 def target(name: str) -> str:
     """Return what a file is called in the table of results."""
     if name.startswith("objects/"):
         return "policy"
-    folders = {"records": "record", "manifests": "record", "files": "bytes"}
+    folders = {"records": "record", "manifests": "record", "files": "bytes", "actors": "name"}
     names = {"leaves.jsonl": "ledger", "heads.jsonl": "head", "proof.json": "proof"}
     return folders.get(name.partition("/")[0], names.get(name, "subject"))

@@ -9,8 +9,16 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from securesystemslib.dsse import Envelope
+from securesystemslib.signer import SSlibKey  # type: ignore[attr-defined]
 
-from artifact_pipelines.errors import ConflictError, LedgerError, SourceError, UnknownArtifactError
+from artifact_pipelines.errors import (
+    ConflictError,
+    GoneError,
+    LedgerError,
+    SourceError,
+    UnknownArtifactError,
+)
 from artifact_pipelines.registry import open_registry, verify
 from artifact_pipelines.registry.bundling import verify_bundle
 from artifact_pipelines_tests import building
@@ -217,3 +225,46 @@ def test_a_head_that_cannot_be_read_is_a_wrong_use(bundle: Evidence, tmp_path: P
     assert "nowhere" in said.stderr
     with pytest.raises(SourceError, match="cannot be read"):
         verify_bundle(bundle.folder, head=tmp_path)
+
+
+def test_a_forgotten_artifact_is_proven_without_its_bytes(tmp_path: Path) -> None:
+    with open_registry(tmp_path / "home", actor="tester") as registry:
+        registry.set_policy(building.PROJECT, building.POLICY)
+        first = building.run(registry, "run-1")[0]
+        plan = registry.plan_retention(building.PROJECT)
+        registry.approve_plan(plan.id)
+        registry.apply_plan(plan.id)
+        with pytest.raises(GoneError, match="run it again with --no-bytes"):
+            registry.export_bundle(first.reference, tmp_path / "bundle")
+        assert not (tmp_path / "bundle").exists()
+        found = registry.export_bundle(first.reference, tmp_path / "bundle", with_bytes=False)
+
+    assert found.ok, found.report
+
+
+def test_a_bundle_has_the_names_and_the_statement_for_others_tools(bundle: Evidence) -> None:
+    report = verify.check(bundle.folder, bundle.key.public.hex)
+    text = bundle.files[f"objects/{report['provenance']}"]
+    service = bundle.service.public
+    key = SSlibKey(service.key_id, "ed25519", "ed25519", {"public": service.hex})
+    envelope = Envelope.from_dict(json.loads(text))
+    envelope.verify([key], 1)
+    subject = json.loads(envelope.payload)["subject"]
+
+    assert report["by"] == "tester"
+    assert {f"files/{one['name']}": one["digest"]["sha256"] for one in subject} == {
+        name: hashlib.sha256(data).hexdigest()
+        for name, data in bundle.files.items()
+        if name.startswith("files/")
+    }
+    assert not any(b"intern" in data for data in bundle.files.values())
+
+
+@pytest.mark.parametrize("name", ["bundle.json", "proof.json", "heads.jsonl", "leaves.jsonl"])
+def test_a_file_has_one_way_to_be_written(bundle: Evidence, tmp_path: Path, name: str) -> None:
+    folder = shutil.copytree(bundle.folder, tmp_path / "bundle")
+    (folder / name).write_bytes(bundle.files[name].replace(b'":', b'": ', 1))
+    report = verify.check(folder)
+
+    assert report["kind"] == "edited"
+    assert "is not canonical JSON" in report["problem"]

@@ -69,6 +69,24 @@ def test_a_signer_that_lost_its_memory_knows_the_rotated_owner(
     assert whole(registry, tmp_path)
 
 
+@pytest.mark.parametrize("damage", [b"", b"[]", b'{"size": 3}', b"\xff\xfe"])
+@pytest.mark.parametrize("name", ["signer.json", "seen.json"])
+def test_a_damaged_memory_is_said_and_can_be_moved_away(
+    registry: Registry, name: str, damage: bytes
+) -> None:
+    model = building.promoted(registry, "run-1")
+    registry.resolve("digits@production")
+    place = registry.keys.root / name
+    place.write_bytes(damage)
+
+    with pytest.raises(KeyMissingError, match=f"{name} is damaged; .*move\\s+it away"):
+        (registry.sign_head if name == "signer.json" else registry.newest_head)()
+    place.unlink()
+    building.dataset(registry, rows=9)
+    registry.sign_head()
+    assert registry.resolve("digits@production").model == model
+
+
 def test_what_a_revoked_key_signed_stays_and_what_it_signs_is_refused(
     registry: Registry, tmp_path: Path
 ) -> None:

@@ -1,9 +1,9 @@
 """A pointer moves with proof or not at all."""
 
 import base64
-import threading
-from concurrent.futures import ThreadPoolExecutor
+import multiprocessing
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,6 +21,11 @@ from artifact_pipelines.errors import (
 from artifact_pipelines.registry import Registry, open_registry, steps
 from artifact_pipelines_tests import building
 from artifact_pipelines_tests.building import PROJECT
+from artifact_pipelines_tests.databases import Databases
+
+if TYPE_CHECKING:
+    from multiprocessing.queues import Queue
+    from multiprocessing.synchronize import Barrier
 
 
 def test_a_model_without_verdicts_is_refused(registry: Registry) -> None:
@@ -282,32 +287,60 @@ def test_promoting_what_is_in_place_changes_nothing(registry: Registry) -> None:
     assert [event.seq for event in registry.events(limit=10_000)] == [event.seq for event in leaves]
 
 
-def test_of_64_promoters_one_wins_and_nothing_is_lost(tmp_path: Path) -> None:
-    home, count = tmp_path / "home", 64
-    with open_registry(home) as registry:
-        models = [building.candidate(registry, f"run-{n}", seed=n) for n in range(2)]
-    together = threading.Barrier(count)
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("count", [8, pytest.param(64, marks=pytest.mark.deep)])
+def test_of_many_promoters_one_wins_and_nothing_is_lost(
+    tmp_path: Path, databases: Databases, count: int
+) -> None:
+    home = tmp_path / "home"
+    url = databases.url(home)
+    with open_registry(home, catalog_url=url) as registry:
+        models = [building.candidate(registry, f"run-{n}", seed=n).id for n in range(2)]
+    # Processes of their own: nothing is shared but the database, the store and the keys.
+    apart = multiprocessing.get_context("fork")
+    together, answers = apart.Barrier(count), apart.Queue()
+    promoters = [
+        apart.Process(
+            target=_promote, args=(home, url, models[number % 2], number, together, answers)
+        )
+        for number in range(count)
+    ]
+    for promoter in promoters:
+        promoter.start()
+    said = dict(answers.get(timeout=300) for _ in promoters)
+    for promoter in promoters:
+        promoter.join(60)
 
-    def promote(number: int) -> bool:
-        with open_registry(home) as mine:
-            promotion = mine.promotion(mine.get(models[number % 2].id), "staging")
-            assert next(promotion) == "decided"
-            together.wait(60)
-            try:
-                return steps.run(promotion).changed
-            except PromotionRefusedError as error:
-                assert "meanwhile" in str(error)  # noqa: PT017  only the losers raise
-                return False
-
-    with ThreadPoolExecutor(count) as pool:
-        won = list(pool.map(promote, range(count)))
-
-    with open_registry(home) as registry:
+    with open_registry(home, catalog_url=url) as registry:
         (move,) = registry.history(PROJECT, "staging")
-        assert won.count(True) == 1
-        assert move.model == models[won.index(True) % 2]
+        noted = [leaf for leaf in registry.ledger(limit=10_000) if leaf.action == "annotate"]
+        assert [promoter.exitcode for promoter in promoters] == [0] * count
+        assert sorted(said) == list(range(count))
+        assert list(said.values()).count("moved") == 1
+        assert {answer for answer in said.values() if answer != "moved"} == {"too late"}
+        assert move.model.id == models[next(n for n in said if said[n] == "moved") % 2]
         assert registry.resolve("digits@staging").model == move.model
+        # What each wrote beside the race is there, once.
+        texts = [leaf.body["text"] for leaf in noted if leaf.body]
+        assert sorted(texts) == sorted(map(str, range(count)))
         assert registry.verify_ledger().problems == ()
+
+
+def _promote(
+    home: Path, url: str, model: str, number: int, together: "Barrier", answers: "Queue[Any]"
+) -> None:
+    """Promote a model when all others are about to, and say how it went."""
+    with open_registry(home, catalog_url=url) as mine:
+        promotion = mine.promotion(mine.get(model), "staging")
+        assert next(promotion) == "decided"
+        together.wait(240)
+        mine.annotate(model, str(number))
+        try:
+            steps.run(promotion)
+            answer = "moved"
+        except PromotionRefusedError as error:
+            answer = "too late" if "meanwhile" in str(error) else str(error)
+    answers.put((number, answer))
 
 
 def test_a_stage_that_serves_nothing_says_so(registry: Registry) -> None:
