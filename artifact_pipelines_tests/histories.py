@@ -37,13 +37,14 @@ FILE_BYTES = 40_000_000
 COLUMNS = {
     "artifact": (
         *("id", "seq", "kind", "project", "name", "step", "attempt", "version", "content"),
-        *("record", "object", "annex", "size", "published", "state", "recalled", "tier"),
+        *("record", "object", "annex", "size", "there", "training", "published", "state"),
+        *("recalled", "tier"),
         *("run", "lock"),
     ),
     "artifact_file": ("artifact", "path", "size", "sha256", "media_type", "state"),
     "edge": ("child", "parent", "role", "kind"),
     "ancestry": ("child", "parent"),
-    "metric": ("artifact", "name", "project", "kind", "value"),
+    "metric": ("artifact", "name", "project", "kind", "value", "seq"),
     "parameter": ("artifact", "name", "number", "text"),
     "words": ("seq", "artifact", "text"),
     "run": ("id", "project", "name", "state", "reason", "seq"),
@@ -229,6 +230,7 @@ class History:
             ),
         )
         size = sum(length for _, length in files)
+        training = sum(length for path, length in files if path.startswith("optimizer."))
         rows = self._rows
         if kind == "training_run":
             self._behind = found
@@ -241,7 +243,7 @@ class History:
         rows["artifact"].append(
             (
                 *(found, self.seq - 1, kind, project, name, step, 1, version, content, record),
-                *(session, None, size, time, "live", False, "hot"),
+                *(session, None, size, size, training, time, "live", False, "hot"),
                 *(behind, None),
             )
         )
@@ -260,7 +262,7 @@ class History:
         self._numbers[found] = self.seq - 1
         if facts.startswith('{"metrics"'):
             rows["metric"] += [
-                (found, metric, project, kind, value) for metric, value in self._named
+                (found, metric, project, kind, value, self.seq - 1) for metric, value in self._named
             ]
         self._bytes(found, session, files, kind)
         self.count += 1

@@ -14,6 +14,7 @@ from artifact_pipelines.catalog import tables
 from artifact_pipelines.catalog.catalog import Transaction, batches
 from artifact_pipelines.domain import digest
 from artifact_pipelines.domain.leaf import Leaf
+from artifact_pipelines.domain.manifest import TRAINING_ONLY
 from artifact_pipelines.domain.publication import Publication
 from artifact_pipelines.domain.record import Kind, Record
 from artifact_pipelines.errors import LedgerError
@@ -61,6 +62,8 @@ def _publish(tx: Transaction, leaf: Leaf, body: Body, publication: Publication |
             object=body["object"],
             annex=body["annex"],
             size=manifest.size,
+            there=manifest.size,
+            training=manifest.training,
             published=leaf.time,
             state="live",
             recalled=False,
@@ -106,6 +109,7 @@ def _publish(tx: Transaction, leaf: Leaf, body: Body, publication: Publication |
                 "project": record.project,
                 "kind": str(record.kind),
                 "value": _finite(value),
+                "seq": leaf.seq,
             }
             for name, value in sorted(record.facts.get("metrics", {}).items())
         ],
@@ -458,7 +462,9 @@ def _plan_applied(tx: Transaction, leaf: Leaf, _body: Body) -> None:
 def _forget(tx: Transaction, leaf: Leaf, body: Body) -> None:
     artifact, file = tables.artifact, tables.artifact_file
     tx.conn.execute(
-        sa.update(artifact).where(artifact.c.id == leaf.subject).values(state="forgotten")
+        sa.update(artifact)
+        .where(artifact.c.id == leaf.subject)
+        .values(state="forgotten", there=0, training=0)
     )
     tx.conn.execute(sa.update(file).where(file.c.artifact == leaf.subject).values(state="removed"))
     tx.conn.execute(
@@ -502,6 +508,16 @@ def _slim(tx: Transaction, leaf: Leaf, body: Body) -> None:
             .where(file.c.artifact == leaf.subject, file.c.path == path)
             .values(state="removed")
         )
+    artifact = tables.artifact
+    left = sa.select(sa.func.coalesce(sa.func.sum(file.c.size), 0)).where(
+        file.c.artifact == leaf.subject, file.c.state != "removed"
+    )
+    training = left.where(file.c.path.startswith(TRAINING_ONLY, autoescape=True))
+    tx.conn.execute(
+        sa.update(artifact)
+        .where(artifact.c.id == leaf.subject)
+        .values(there=left.scalar_subquery(), training=training.scalar_subquery())
+    )
 
 
 def _scope_create(tx: Transaction, leaf: Leaf, body: Body) -> None:

@@ -47,6 +47,8 @@ artifact = Table(
     Column("object", Text, nullable=False, comment="the session that wrote the publish object"),
     Column("annex", Text),
     Column("size", BigInteger, nullable=False),
+    Column("there", BigInteger, nullable=False, comment="its bytes that nothing has removed"),
+    Column("training", BigInteger, nullable=False, comment="those of them only training needs"),
     Column("published", Text, nullable=False),
     Column("state", Text, nullable=False, comment="live, forgotten"),
     Column("recalled", Boolean, nullable=False),
@@ -56,6 +58,13 @@ artifact = Table(
     Index("ix_artifact_run", "run"),
     Index("ix_artifact_lock", "lock"),
     Index("ix_artifact_project_kind_name_step", "project", "kind", "name", "step"),
+    Index(
+        "ix_artifact_living",  # all that a plan asks of every artifact, and nothing else
+        *("project", "kind", "name", "step", "version", "seq"),
+        *("there", "training", "tier", "published", "state"),
+        sqlite_where=text("state = 'live'"),
+        postgresql_where=text("state = 'live'"),
+    ),
     Index("ix_artifact_project_kind_seq", "project", "kind", "seq"),
     Index("ix_artifact_seq", "seq", unique=True),
     Index("ix_artifact_content", "content"),
@@ -123,7 +132,8 @@ metric = Table(
     Column("project", Text, nullable=False),
     Column("kind", Text, nullable=False),
     Column("value", Double, comment="null when it was not a finite number"),
-    Index("ix_metric_project_kind_name_value", "project", "kind", "name", "value"),
+    Column("seq", BigInteger, nullable=False, comment="the leaf that published the artifact"),
+    Index("ix_metric_project_kind_name_value", "project", "kind", "name", "value", "seq"),
     sqlite_with_rowid=False,
 )
 
@@ -309,6 +319,7 @@ verdict = Table(
     Column("statement", Text, nullable=False),
     Column("signature", Text, nullable=False),
     Index("ix_verdict_artifact", "artifact"),
+    Index("ix_verdict_policy", "policy"),
 )
 
 request = Table(

@@ -11,13 +11,14 @@ import dagster as dg
 
 from artifact_pipelines.components import drawing
 from artifact_pipelines.domain import digest
-from artifact_pipelines.domain.retention import Action
+from artifact_pipelines.domain.keeping import Action
 from artifact_pipelines.domain.verdict import Finding, Verdict
 from artifact_pipelines.registry.applying import Applied
 from artifact_pipelines.registry.evaluating import Attempt, Evaluation
-from artifact_pipelines.registry.planning import Plan, PlanItem
+from artifact_pipelines.registry.planning import Plan
 from artifact_pipelines.registry.promoting import Promotion
 from artifact_pipelines.registry.reading import Artifact, RunView
+from artifact_pipelines.registry.surveying import PlanItem
 
 Metadata = dict[str, Any]
 

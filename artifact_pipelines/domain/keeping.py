@@ -2,6 +2,7 @@
 
 import re
 from datetime import timedelta
+from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
@@ -16,6 +17,16 @@ from pydantic import (
 
 from artifact_pipelines.domain import naming
 from artifact_pipelines.domain.part import Count, Duration, Metric, Part, duration, written
+
+
+class Action(StrEnum):
+    """What becomes of an artifact."""
+
+    KEEP = "keep"
+    ARCHIVE = "archive"
+    SLIM = "slim"
+    FORGET = "forget"
+
 
 NEVER: Final = timedelta.max
 """The age that nothing reaches: what a rule's `never` stands for."""

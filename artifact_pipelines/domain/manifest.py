@@ -9,6 +9,8 @@ from artifact_pipelines.domain import digest, naming
 from artifact_pipelines.errors import InvalidFormatError
 
 FORMAT: Final = "artifact-pipelines/manifest/v1"
+TRAINING_ONLY: Final = "optimizer."
+"""How the names of the files begin that only training needs, and that slimming removes."""
 
 _MEDIA_TYPE: Final = re.compile(
     r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}"
@@ -78,6 +80,11 @@ class Manifest:
     def size(self) -> int:
         """Return the number of bytes of all files."""
         return sum(entry.size for entry in self.files)
+
+    @property
+    def training(self) -> int:
+        """Return the number of bytes that only training needs."""
+        return sum(entry.size for entry in self.files if entry.path.startswith(TRAINING_ONLY))
 
     @classmethod
     def decode(cls, data: bytes) -> Self:

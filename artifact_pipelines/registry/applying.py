@@ -8,13 +8,15 @@ import sqlalchemy as sa
 
 from artifact_pipelines.catalog import ledger, tables
 from artifact_pipelines.catalog.catalog import Transaction
-from artifact_pipelines.domain.retention import Action
+from artifact_pipelines.domain.keeping import Action
+from artifact_pipelines.domain.retention import Decision
 from artifact_pipelines.domain.sharding import MOST, shards
 from artifact_pipelines.errors import GoneError, HeldError, PlanRefusedError
 from artifact_pipelines.registry import planning, steps
 from artifact_pipelines.registry.moving import SHARD, Moved, Moving, archived_together
-from artifact_pipelines.registry.planning import Plan, PlanItem, Planning
+from artifact_pipelines.registry.planning import Plan, Planning
 from artifact_pipelines.registry.steps import Steps
+from artifact_pipelines.registry.surveying import PlanItem
 
 UNSETTLING: Final = frozenset(
     {
@@ -77,7 +79,7 @@ class Applying(Moving, Planning):
             today = current.get(item.artifact)
             if today is None:
                 continue  # forgotten before
-            while today.action == Action.FORGET:
+            while today is not None and today.action == Action.FORGET:
                 said = self.catalog.write(
                     _forget, found, item, self.actor, decided, found.approver or ""
                 )
@@ -93,9 +95,10 @@ class Applying(Moving, Planning):
                 if self.policy(found.project).digest != policy.digest:
                     self._check_applicable(found)
                 decided, current = self._decided(found)
-                today = current[item.artifact]
+                today = current.get(item.artifact)
             else:
-                skipped[item.reference] = "; ".join(today.reasons)
+                if today is not None:
+                    skipped[item.reference] = "; ".join(today.reasons)
         self.export_leaves()
         yield "exported"
         slimmed = self._slim_items(found, skipped)
@@ -188,11 +191,12 @@ class Applying(Moving, Planning):
         if reasons:
             raise PlanRefusedError(f"plan {plan.id[:12]} may not be applied", reasons)
 
-    def _decided(self, plan: Plan) -> tuple[int, dict[str, PlanItem]]:
-        """Return what the policy says now of each artifact, and the leaves that it knew of."""
+    def _decided(self, plan: Plan) -> tuple[int, dict[str, Decision]]:
+        """Return what the policy says now of what a plan changes, and the leaves it knew of."""
         size = int(self.catalog.read(ledger.head).size)
-        items = self.plan_items(plan.project, self.policy(plan.project), excepted=plan.id)
-        return size, {item.artifact: item for item in items}
+        about = [item.artifact for item in plan.items if item.action != Action.KEEP]
+        policy = self.policy(plan.project)
+        return size, self.decisions(plan.project, policy, about, excepted=plan.id)
 
 
 def _forget(
@@ -209,9 +213,9 @@ def _forget(
     head = ledger.lock(tx)
     if row.state == "forgotten":
         return decided
-    if _unsettled(tx, item.artifact, decided):
+    if _unsettled(tx, row.seq, decided):
         return -1
-    held = _held_now(tx, item.artifact)
+    held = _held_now(tx, plan.project, item.artifact)
     if held is not None:
         return held
     ledger.append(
@@ -230,19 +234,18 @@ def _forget(
     return int(head.size) + 1
 
 
-def _unsettled(tx: Transaction, artifact: str, decided: int) -> bool:
+def _unsettled(tx: Transaction, seq: int, decided: int) -> bool:
     """Return whether a leaf since a decision may have given an artifact a reason to stay."""
-    leaf, edge, child = tables.leaf, tables.edge, tables.artifact
-    moved = sa.select(leaf.c.seq).where(leaf.c.seq >= decided, leaf.c.action.in_(UNSETTLING))
-    used = (
-        sa.select(child.c.id)
-        .join(edge, edge.c.child == child.c.id)
-        .where(edge.c.parent == artifact, child.c.seq >= decided)
-    )
-    return any(tx.conn.execute(question).first() is not None for question in (moved, used))
+    leaf, ancestry = tables.leaf, tables.ancestry
+    # Few leaves are so new, and many are of these actions: the database must not begin there.
+    since = tx.conn.execute(sa.select(leaf.c.action).where(leaf.c.seq >= decided)).scalars()
+    if not UNSETTLING.isdisjoint(since):
+        return True
+    used = sa.select(ancestry.c.child).where(ancestry.c.parent == seq, ancestry.c.child >= decided)
+    return tx.conn.execute(used.limit(1)).first() is not None
 
 
-def _held_now(tx: Transaction, artifact: str) -> str | None:
+def _held_now(tx: Transaction, project: str, artifact: str) -> str | None:
     """Return what holds an artifact at this moment."""
     stage, reader, hold, request = tables.stage, tables.reader, tables.hold, tables.request
     questions: dict[str, sa.Select[Any]] = {
@@ -254,7 +257,9 @@ def _held_now(tx: Transaction, artifact: str) -> str | None:
             hold.c.artifact == artifact, hold.c.lifted.is_(None)
         ),
         "its promotion is requested": sa.select(request.c.seq).where(
-            request.c.artifact == artifact, request.c.state == "open"
+            request.c.project == project,
+            request.c.artifact == artifact,
+            request.c.state == "open",
         ),
     }
     for answer, question in questions.items():

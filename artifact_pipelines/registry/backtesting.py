@@ -4,19 +4,22 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
+import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from artifact_pipelines.catalog import ledger, tables
 from artifact_pipelines.catalog.catalog import now
 from artifact_pipelines.domain import retention
+from artifact_pipelines.domain.keeping import Action
 from artifact_pipelines.domain.policy import Policy
 from artifact_pipelines.domain.record import Kind
-from artifact_pipelines.domain.retention import Action, Item
-from artifact_pipelines.registry import planning
+from artifact_pipelines.domain.retention import Columns, Mask
+from artifact_pipelines.registry import surveying
 from artifact_pipelines.registry.planning import Planning
+from artifact_pipelines.registry.surveying import Survey
 
 _ASKED: Final = {
     "drill": "it was brought back in a drill",
@@ -77,17 +80,16 @@ class _Use:
     how: str
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _History:
-    """What happened to the artifacts of a project, and when."""
+    """What happened to the artifacts of a project, and when; each is known by its leaf."""
 
-    rows: list[sa.Row[Any]]
-    items: dict[str, Item]
-    uses: dict[str, list[_Use]]
-    pointers: list[tuple[datetime, str, str]]  # time, stage, model
-    holds: list[tuple[datetime, datetime | None, str]]
+    survey: Survey
+    uses: dict[int, list[_Use]]
+    pointers: list[tuple[datetime, str, int]]  # time, stage, model
+    holds: list[tuple[datetime, datetime | None, int]]
     finished: dict[str, datetime]
-    behind: dict[str, list[str]]
+    behind: dict[int, list[int]]
 
 
 class Backtesting(Planning):
@@ -101,131 +103,92 @@ class Backtesting(Planning):
         """
         tried = self.policy(project) if policy is None else policy
         history = self.catalog.read(_history, project, tried)
+        columns = history.survey.columns
         until = datetime.fromtimestamp(self.catalog.read(now), UTC)
-        gone: dict[str, datetime] = {}
-        rounds = 0
-        for at in _times(history, until):
-            rounds += 1
-            items = list(_items(history, at, gone, tried))
-            for found in retention.plan(items, tried.retention, tried.select, at):
-                if found.action is Action.FORGET:
-                    gone[found.id] = at
+        gone: dict[int, datetime] = {}  # by place
+        there = np.ones(len(columns), dtype=bool)
+        times = list(_times(columns, until))
+        for at in times:
+            present = there & (columns.at <= retention.microseconds(at))
+            seen = _as_it_was(history, at, present, tried)
+            decided = retention.decide(seen, tried.retention, tried.select, at)
+            going = np.flatnonzero(present)[decided.where(Action.FORGET)]
+            there[going] = False
+            gone.update(dict.fromkeys(going.tolist(), at))
+        names = history.survey.references()
+        leaves = columns.order.tolist()
         regrets = [
-            Regret(planning.reference(row), _text(gone[row.id]), _text(use.at), use.how)
-            for row in history.rows
-            if row.id in gone
-            for use in history.uses.get(row.id, ())
-            if use.at > gone[row.id]
+            Regret(names[place], _text(gone[place]), _text(use.at), use.how)
+            for place in np.argsort(columns.order).tolist()
+            if place in gone
+            for use in history.uses.get(leaves[place], ())
+            if use.at > gone[place]
         ]
         return BackTest(
             project,
-            rounds,
-            len(history.rows),
-            sum(row.size for row in history.rows),
+            len(times),
+            len(columns),
+            int(columns.size.sum()),
             len(gone),
-            sum(row.size for row in history.rows if row.id in gone),
+            int(columns.size[~there].sum()),
             tuple(regrets),
         )
 
 
-def _times(history: _History, until: datetime) -> Iterator[datetime]:
+def _times(columns: Columns, until: datetime) -> Iterator[datetime]:
     """Yield the times at which the policy is asked: after each publish, thinned out, and now."""
-    times = sorted({item.published for item in history.items.values()})
+    times = np.unique(columns.at)
     step = max(1, len(times) // ROUNDS)
-    yield from (at + timedelta(microseconds=1) for at in times[::step])
+    for at in times[::step].tolist():
+        yield retention.EPOCH + timedelta(microseconds=at + 1)
     yield until
 
 
-def _items(
-    history: _History, at: datetime, gone: dict[str, datetime], policy: Policy
-) -> Iterator[Item]:
-    """Yield the artifacts as they were at a time, with what held them then."""
-    there = {
-        found: item
-        for found, item in history.items.items()
-        if item.published <= at and found not in gone
+def _as_it_was(history: _History, at: datetime, present: Mask, policy: Policy) -> Columns:
+    """Return what was there at a time, with what held it then."""
+    survey = history.survey
+    columns = survey.columns
+    groups = columns.each(np.arange(len(survey.names)))[present]
+    ends = np.flatnonzero(np.diff(groups, append=-1))  # where the last of each group stands
+    last = {
+        survey.names[groups[end]]: int(end)
+        for end in ends
+        if columns.kinds[groups[end]] is Kind.CHECKPOINT
     }
-    last = _last_of_runs(there)
-    held = _held_then(history, at, last, policy)
-    finals = {item.id for run, item in last.items() if run in history.finished}
-    for found, item in there.items():
-        yield Item(
-            item.id,
-            item.kind,
-            item.group,
-            item.number,
-            item.published,
-            item.metrics,
-            tuple(held.get(found, ())),
-            item.size,
-            final=found in finals,
-            ready=item.ready,
-            stages=item.stages,
-            tags=item.tags,
-        )
+    finished = {run for run, time in history.finished.items() if time <= at}
+    final = np.zeros(len(groups), dtype=bool)
+    final[[place for run, place in last.items() if run in finished]] = True
+    where = dict(zip(columns.order[present].tolist(), range(len(groups)), strict=True))
+    held: dict[int, list[str]] = {}
+    for leaf, reason in _held_then(history, at, policy):
+        if leaf in where:
+            held.setdefault(where[leaf], []).append(reason)
+    for run, place in last.items():
+        if run not in finished:
+            held.setdefault(place, []).append("its run has not finished")
+    return columns.taken(present, final, {place: tuple(why) for place, why in held.items()})
 
 
-def _last_of_runs(there: dict[str, Item]) -> dict[str, Item]:
-    """Return the last checkpoint of each run."""
-    last: dict[str, Item] = {}
-    for item in there.values():
-        if item.kind is Kind.CHECKPOINT:
-            known = last.get(item.group or "")
-            if known is None or (item.number or 0) > (known.number or 0):
-                last[item.group or ""] = item
-    return last
-
-
-def _held_then(
-    history: _History, at: datetime, last: dict[str, Item], policy: Policy
-) -> dict[str, list[str]]:
-    """Return what held artifacts at a time."""
-    held: dict[str, list[str]] = {}
-    pointed = history.pointers[: bisect_right(history.pointers, (at, "\uffff", ""))]
+def _held_then(history: _History, at: datetime, policy: Policy) -> Iterator[tuple[int, str]]:
+    """Yield what stages and people held at a time."""
+    pointed = history.pointers[: bisect_right(history.pointers, (at, "\uffff", 0))]
     for stage in {stage for _, stage, _ in pointed}:
         models = list(dict.fromkeys(model for _, one, model in reversed(pointed) if one == stage))
         for model in models[: 1 + policy.retention.rollback]:
             for one in (model, *history.behind.get(model, ())):
-                held.setdefault(one, []).append(f"{stage} needs it")
+                yield one, f"{stage} needs it"
     for since, lifted, artifact in history.holds:
         if since <= at and (lifted is None or lifted > at):
-            held.setdefault(artifact, []).append("it is on hold")
-    for run, item in last.items():
-        if run not in history.finished or history.finished[run] > at:
-            held.setdefault(item.id, []).append("its run has not finished")
-    return held
+            yield artifact, "it is on hold"
 
 
 def _history(conn: Connection, project: str, policy: Policy) -> _History:
-    artifact = tables.artifact
-    rows = list(
-        conn.execute(
-            sa.select(artifact).where(artifact.c.project == project).order_by(artifact.c.seq)
-        )
-    )
-    facts = planning.facts(conn, project, policy)
-    items = {
-        row.id: Item(
-            row.id,
-            Kind(row.kind),
-            row.name,
-            row.version if row.step is None else row.step,
-            datetime.fromisoformat(row.published),
-            facts.metrics.get(row.id, {}),
-            (),
-            row.size,
-            ready=row.id in facts.ready,
-            stages=facts.stages.get(row.id, frozenset()),
-            tags=facts.tags.get(row.id, {}),
-        )
-        for row in rows
-    }
-    behind = planning.behind(conn, project)
+    survey = surveying.survey(conn, project, policy, forgotten=True)
+    behind = _behind(conn, project)
     pointers = list(_pointers(conn, project))
     return _History(
-        rows,
-        items,
-        _uses(conn, project, pointers, behind),
+        survey,
+        _uses(conn, survey, pointers, behind),
         pointers,
         _holds(conn, project),
         _finished(conn, project),
@@ -233,62 +196,71 @@ def _history(conn: Connection, project: str, policy: Policy) -> _History:
     )
 
 
-def _pointers(conn: Connection, project: str) -> Iterator[tuple[datetime, str, str]]:
-    history, leaf = tables.stage_history, tables.leaf
+def _behind(conn: Connection, project: str) -> dict[int, list[int]]:
+    """Return the checkpoints of a project that models were made from, by model."""
+    edge, parent, child = tables.edge, tables.artifact.alias(), tables.artifact.alias()
     statement = (
-        sa.select(history.c.stage, history.c.artifact, leaf.c.time)
+        sa.select(child.c.seq.label("model"), parent.c.seq.label("checkpoint"))
+        .join(edge, edge.c.child == child.c.id)
+        .join(parent, parent.c.id == edge.c.parent)
+        .where(child.c.kind == Kind.MODEL.value, edge.c.role == "checkpoint")
+        .where(parent.c.project == project)
+    )
+    found: dict[int, list[int]] = {}
+    for row in conn.execute(statement):
+        found.setdefault(row.model, []).append(row.checkpoint)
+    return found
+
+
+def _pointers(conn: Connection, project: str) -> Iterator[tuple[datetime, str, int]]:
+    history, leaf, artifact = tables.stage_history, tables.leaf, tables.artifact
+    statement = (
+        sa.select(leaf.c.time, history.c.stage, artifact.c.seq)
         .join(leaf, leaf.c.seq == history.c.seq)
+        .join(artifact, artifact.c.id == history.c.artifact)
         .where(history.c.project == project)
         .order_by(history.c.seq)
     )
-    for row in conn.execute(statement):
-        yield datetime.fromisoformat(row.time), row.stage, row.artifact
+    for time, stage, model in conn.execute(statement).all():
+        yield datetime.fromisoformat(time), stage, model
 
 
 def _uses(
     conn: Connection,
-    project: str,
-    pointers: list[tuple[datetime, str, str]],
-    behind: dict[str, list[str]],
-) -> dict[str, list[_Use]]:
+    survey: Survey,
+    pointers: list[tuple[datetime, str, int]],
+    behind: dict[int, list[int]],
+) -> dict[int, list[_Use]]:
     """Return the uses of artifacts: as inputs, by stages, and where somebody asked for them."""
-    edge, parent = tables.edge, tables.artifact.alias("parent")
-    child, leaf = tables.artifact.alias("child"), tables.leaf
-    found: dict[str, list[_Use]] = {}
-    statement = (
-        sa.select(
-            edge.c.parent,
-            child.c.kind,
-            child.c.project,
-            child.c.name,
-            child.c.step,
-            child.c.version,
-            child.c.published,
+    artifact, leaf = tables.artifact, tables.leaf
+    children = surveying.made_from(conn, survey.project, forgotten=True)
+    used = {
+        child: _Use(datetime.fromisoformat(published), f"{name} was made from it")
+        for child, name, published in surveying.named(
+            conn, {child for found in children.values() for child in found}
         )
-        .join(parent, parent.c.id == edge.c.parent)
-        .join(child, child.c.id == edge.c.child)
-        .where(parent.c.project == project)
-    )
-    for row in conn.execute(statement):
-        how = f"{planning.reference(row)} was made from it"
-        found.setdefault(row.parent, []).append(_Use(datetime.fromisoformat(row.published), how))
+    }
+    uses = {parent: [used[child] for child in found] for parent, found in children.items()}
     for at, stage, model in pointers:
         for needed in (model, *behind.get(model, ())):
-            found.setdefault(needed, []).append(_Use(at, f"{stage} came to need it"))
-    asked = sa.select(leaf.c.subject, leaf.c.action, leaf.c.time).where(
-        leaf.c.project == project, leaf.c.action.in_(sorted(_ASKED))
+            uses.setdefault(needed, []).append(_Use(at, f"{stage} came to need it"))
+    asked = (
+        sa.select(artifact.c.seq, leaf.c.action, leaf.c.time)
+        .join(artifact, artifact.c.id == leaf.c.subject)
+        .where(leaf.c.project == survey.project, leaf.c.action.in_(sorted(_ASKED)))
     )
-    for one in conn.execute(asked):
-        use = _Use(datetime.fromisoformat(one.time), _ASKED[one.action])
-        found.setdefault(one.subject, []).append(use)
-    return found
+    for subject, action, time in conn.execute(asked).all():
+        use = _Use(datetime.fromisoformat(time), _ASKED[action])
+        uses.setdefault(subject, []).append(use)
+    return uses
 
 
-def _holds(conn: Connection, project: str) -> list[tuple[datetime, datetime | None, str]]:
+def _holds(conn: Connection, project: str) -> list[tuple[datetime, datetime | None, int]]:
     hold, artifact, leaf = tables.hold, tables.artifact, tables.leaf
     placed, lifted = leaf.alias("placed"), leaf.alias("lifted")
     statement = (
-        sa.select(hold.c.artifact, placed.c.time.label("since"), lifted.c.time.label("until"))
+        sa.select(placed.c.time, lifted.c.time, artifact.c.seq)
+        .select_from(hold)
         .join(artifact, artifact.c.id == hold.c.artifact)
         .join(placed, placed.c.seq == hold.c.seq)
         .outerjoin(lifted, lifted.c.seq == hold.c.lifted)
@@ -296,11 +268,11 @@ def _holds(conn: Connection, project: str) -> list[tuple[datetime, datetime | No
     )
     return [
         (
-            datetime.fromisoformat(row.since),
-            None if row.until is None else datetime.fromisoformat(row.until),
-            row.artifact,
+            datetime.fromisoformat(since),
+            None if until is None else datetime.fromisoformat(until),
+            held,
         )
-        for row in conn.execute(statement)
+        for since, until, held in conn.execute(statement).all()
     ]
 
 

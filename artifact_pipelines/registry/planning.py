@@ -1,8 +1,7 @@
 """Retention plans: what may go, readable before anything does, bound to the ledger's head."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -10,41 +9,16 @@ from sqlalchemy.engine import Connection
 
 from artifact_pipelines.catalog import ledger, tables
 from artifact_pipelines.catalog.catalog import now
-from artifact_pipelines.domain import digest, page, retention
+from artifact_pipelines.domain import digest, page
+from artifact_pipelines.domain.keeping import Action
 from artifact_pipelines.domain.policy import Policy
-from artifact_pipelines.domain.record import Kind
-from artifact_pipelines.domain.retention import Action, Item
+from artifact_pipelines.domain.retention import Decision
 from artifact_pipelines.errors import PlanRefusedError, UnknownArtifactError
-from artifact_pipelines.registry.holding import Holding, Reason
+from artifact_pipelines.registry import surveying
+from artifact_pipelines.registry.holding import Holding
+from artifact_pipelines.registry.surveying import PlanItem, Sight
 
 FORMAT = "artifact-pipelines/plan/v1"
-TRAINING_ONLY = "optimizer."
-"""How the names of the files begin that slimming removes."""
-
-
-@dataclass(frozen=True, slots=True)
-class PlanItem:
-    """One line of a plan.
-
-    Attributes:
-        artifact: The artifact id.
-        reference: Its name.
-        kind: Its kind.
-        size: Its bytes that are still there.
-        action: `keep`, `archive`, `slim` or `forget`.
-        rule: The rule that decided.
-        reasons: Why.
-        referrers: The names of all that was made from it.
-    """
-
-    artifact: str
-    reference: str
-    kind: str
-    size: int
-    action: str
-    rule: str
-    reasons: tuple[str, ...]
-    referrers: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,15 +73,17 @@ class Planning(Holding):
         A plan that the policy lets through by itself is approved already.
         """
         policy = self.policy(project)
-        items = self.plan_items(project, policy)
-        for there in self._pending(project):
-            mine = self.plan_items(project, policy, excepted=there.id)
+        sight = self._sight(project, policy)
+        pending = self._pending(project)
+        for there in pending:
+            mine = sight.items(_planned(pending, there.id))
             left = {item.artifact for item in mine}
             # What an interrupted plan has done already is no reason for another one.
             if there.policy == policy.digest and mine == [
                 item for item in there.items if item.artifact in left
             ]:
                 return there
+        items = sight.items(_planned(pending))
         retain = policy.retention
 
         def bound(conn: Connection) -> tuple[int, str, float]:
@@ -123,7 +99,7 @@ class Planning(Holding):
             "root": root,
             "made": ledger.timestamp(at),
             "expires": ledger.timestamp(at + retain.plan_expires.total_seconds()),
-            "items": [asdict(item) for item in items],
+            "items": [_written(item) for item in items],
         }
         shown = self.store.put_object(page.of_plan(document).encode())
         plan = self.store.put_object(digest.canonical({**document, "page": shown}))
@@ -184,37 +160,40 @@ class Planning(Holding):
             raise PlanRefusedError(f"plan {found.id[:12]} may not be approved", reasons)
         return self._approve(found, self.who)
 
-    def plan_items(
-        self, project: str, policy: Policy, *, excepted: str | None = None, at: float | None = None
-    ) -> list[PlanItem]:
-        """Return what becomes of each artifact of a project that has bytes.
+    def plan_items(self, project: str, policy: Policy) -> list[PlanItem]:
+        """Return what becomes of each artifact of a project that has bytes, oldest first."""
+        return self._sight(project, policy).items(_planned(self._pending(project)))
+
+    def due(self, project: str | None = None) -> dict[str, dict[str, dict[str, int]]]:
+        """Return how much the policies of projects would keep, archive, slim and forget now.
+
+        By project and action; no plan is made. What approved plans are about to change counts
+        as kept.
+        """
+        held, found = self.held(), {}
+        for one in self.projects() if project is None else [project]:
+            policy = self.policy(one)
+            keeping = _holding(held, _planned(self._pending(one)))
+            found[one] = self.catalog.read(surveying.totals, one, policy, keeping)
+        return found
+
+    def decisions(
+        self, project: str, policy: Policy, artifacts: Iterable[str], excepted: str | None = None
+    ) -> dict[str, Decision]:
+        """Return what becomes of some artifacts of a project, as far as they are there.
 
         Args:
             project: The project.
             policy: The policy.
+            artifacts: The ids of the artifacts.
             excepted: A plan whose own items it does not hold.
-            at: The time to decide for; now, where it is left out.
         """
-        held = self.held()
-        for artifact, reason in self._planned(excepted):
-            held.setdefault(artifact, []).append(reason)
-        known = self.catalog.read(facts, project, policy)
-        items = [_item(row, known, tuple(held.get(row.id, ()))) for row in known.rows]
-        today = datetime.fromtimestamp(self.catalog.read(now) if at is None else at, UTC)
-        decisions = retention.plan(items, policy.retention, policy.select, today)
-        return [
-            PlanItem(
-                row.id,
-                reference(row),
-                row.kind,
-                item.size,
-                str(decision.action),
-                decision.rule,
-                decision.reasons,
-                tuple(known.referrers.get(row.id, ())),
-            )
-            for row, item, decision in zip(known.rows, items, decisions, strict=True)
-        ]
+        held = _holding(self.held(), _planned(self._pending(project), excepted))
+        return self.catalog.read(surveying.decisions, project, policy, held, artifacts)
+
+    def _sight(self, project: str, policy: Policy) -> Sight:
+        """Return what a plan of a project is made from now."""
+        return self.catalog.read(Sight.of, project, policy, self.held())
 
     def stale(self, plan: Plan) -> list[str]:
         """Return why a plan no longer says what is to be done."""
@@ -231,17 +210,6 @@ class Planning(Holding):
         self.append("plan_approve", plan.id, {"project": plan.project, "approver": approver})
         return self.plan(plan.id)
 
-    def _planned(self, excepted: str | None) -> Iterator[Reason]:
-        """Yield what approved plans of any project are about to change."""
-        table = tables.plan
-        statement = sa.select(table.c.id).where(table.c.state == "approved").order_by(table.c.seq)
-        for found in self.catalog.read(lambda conn: list(conn.execute(statement).scalars())):
-            plan = None if found == excepted else self.plan(found)
-            if plan is not None and plan.state == "approved":
-                for item in plan.items:
-                    if item.action != Action.KEEP:
-                        yield item.artifact, f"plan {plan.id[:12]} is approved and not applied yet"
-
     def _pending(self, project: str) -> list[Plan]:
         """Return the plans that could still be applied, newest first."""
         found = [self.plan(plan) for plan in reversed(self._plan_ids(project, "open", "approved"))]
@@ -256,6 +224,20 @@ class Planning(Holding):
 
     def _today(self) -> str:
         return ledger.timestamp(self.catalog.read(now))
+
+
+def _written(item: PlanItem) -> dict[str, Any]:
+    """Return an item as a stored plan lists it."""
+    return {
+        "artifact": item.artifact,
+        "reference": item.reference,
+        "kind": item.kind,
+        "size": item.size,
+        "action": item.action,
+        "rule": item.rule,
+        "reasons": list(item.reasons),
+        "referrers": list(item.referrers),
+    }
 
 
 def breaker(plan: Plan, policy: Policy) -> list[str]:
@@ -288,210 +270,17 @@ def _beyond(plan: Plan, policy: Policy) -> bool:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Facts:
-    """What a plan of one project is made from, read in one view of the catalog.
-
-    Attributes:
-        rows: The artifacts that have bytes, in the order of their leaves.
-        metrics: What was measured of them, by id.
-        bytes: Their bytes, those that only training needs, and whether they are archived.
-        finals: The last checkpoints of finished runs.
-        ready: What passed every gate, with the checkpoints behind.
-        stages: The stages that point or pointed at them, or at models made from them.
-        tags: Their tags.
-        referrers: The names of what was made from them.
-    """
-
-    rows: list[sa.Row[Any]]
-    metrics: Mapping[str, Mapping[str, float]]
-    bytes: Mapping[str, tuple[int, int, bool]]
-    finals: frozenset[str]
-    ready: frozenset[str]
-    stages: Mapping[str, frozenset[str]]
-    tags: Mapping[str, Mapping[str, str]]
-    referrers: Mapping[str, list[str]]
+def _holding(held: dict[str, list[str]], planned: dict[str, str]) -> dict[str, list[str]]:
+    """Return why artifacts may not go, plans that are approved included."""
+    return held | {one: [*held.get(one, ()), reason] for one, reason in planned.items()}
 
 
-def _item(row: sa.Row[Any], facts: _Facts, holds: tuple[str, ...]) -> Item:
-    size, training, archived = facts.bytes.get(row.id, (0, 0, False))
-    return Item(
-        row.id,
-        Kind(row.kind),
-        row.name,
-        row.version if row.step is None else row.step,
-        datetime.fromisoformat(row.published),
-        facts.metrics.get(row.id, {}),
-        holds,
-        size,
-        training,
-        archived,
-        row.id in facts.finals,
-        row.id in facts.ready,
-        facts.stages.get(row.id, frozenset()),
-        facts.tags.get(row.id, {}),
-    )
-
-
-def facts(conn: Connection, project: str, policy: Policy) -> _Facts:
-    """Return what a plan of a project is made from."""
-    artifact = tables.artifact
-    columns = ("id", "kind", "project", "name", "step", "version", "published")
-    rows = list(
-        conn.execute(
-            sa.select(*(artifact.c[name] for name in columns))
-            .where(artifact.c.project == project, artifact.c.state == "live")
-            .order_by(artifact.c.seq)
-        )
-    )
-    sources = behind(conn, project)
-    stages: dict[str, set[str]] = {}
-    history = tables.stage_history
-    for row in conn.execute(sa.select(history.c.artifact, history.c.stage).distinct()):
-        for one in (row.artifact, *sources.get(row.artifact, ())):
-            stages.setdefault(one, set()).add(row.stage)
-    passed = _passed(conn, policy)
-    ready = passed | {one for model in passed for one in sources.get(model, ())}
-    return _Facts(
-        rows,
-        _metrics(conn, project, policy),
-        _bytes(conn, project),
-        _finals(conn, project),
-        frozenset(ready),
-        {one: frozenset(found) for one, found in stages.items()},
-        _tags(conn, project),
-        _referrers(conn, project),
-    )
-
-
-def behind(conn: Connection, project: str) -> dict[str, list[str]]:
-    """Return the checkpoints of a project that models were made from, by model."""
-    edge, artifact = tables.edge, tables.artifact
-    statement = (
-        sa.select(edge.c.child, edge.c.parent)
-        .join(artifact, artifact.c.id == edge.c.parent)
-        .where(artifact.c.project == project, edge.c.role == "checkpoint")
-    )
-    found: dict[str, list[str]] = {}
-    for row in conn.execute(statement):
-        found.setdefault(row.child, []).append(row.parent)
-    return found
-
-
-def _passed(conn: Connection, policy: Policy) -> set[str]:
-    """Return the models that passed every gate of a policy, and failed none."""
-    verdict = tables.verdict
-    statement = sa.select(verdict.c.artifact, verdict.c.gate, verdict.c.passed).where(
-        verdict.c.policy == policy.digest
-    )
-    gates: dict[str, dict[str, bool]] = {}
-    for row in conn.execute(statement):
-        known = gates.setdefault(row.artifact, {})
-        known[row.gate] = known.get(row.gate, True) and row.passed
-    required = set(policy.required())
+def _planned(pending: Iterable[Plan], excepted: str | None = None) -> dict[str, str]:
+    """Return what approved plans are about to change, with the reason to leave it to them."""
     return {
-        model
-        for model, found in gates.items()
-        if required <= found.keys() and all(found[gate] for gate in required)
+        item.artifact: f"plan {plan.id[:12]} is approved and not applied yet"
+        for plan in pending
+        if plan.state == "approved" and plan.id != excepted
+        for item in plan.items
+        if item.action != Action.KEEP
     }
-
-
-def _metrics(conn: Connection, project: str, policy: Policy) -> dict[str, dict[str, float]]:
-    """Return the metrics that the policy ranks by."""
-    keeps = [policy.retention.keep, *(rule.keep for rule in policy.retention.rules)]
-    names = {keep.best.metric for keep in keeps if keep is not None}
-    names.add(None if policy.select is None else policy.select.metric)
-    metric = tables.metric
-    statement = sa.select(metric.c.artifact, metric.c.name, metric.c.value).where(
-        metric.c.project == project,
-        metric.c.name.in_(sorted(name for name in names if name)),
-        metric.c.value.is_not(None),
-    )
-    found: dict[str, dict[str, float]] = {}
-    for row in conn.execute(statement):
-        found.setdefault(row.artifact, {})[row.name] = row.value
-    return found
-
-
-def _bytes(conn: Connection, project: str) -> dict[str, tuple[int, int, bool]]:
-    file, artifact = tables.artifact_file, tables.artifact
-    there = file.c.state != "removed"
-    training = sa.and_(there, file.c.path.startswith(TRAINING_ONLY, autoescape=True))
-    statement = (
-        sa.select(
-            file.c.artifact,
-            sa.func.sum(sa.case((there, file.c.size), else_=0)),
-            sa.func.sum(sa.case((training, file.c.size), else_=0)),
-            sa.func.sum(sa.case((file.c.state == "present", 1), else_=0)),
-            sa.func.sum(sa.case((file.c.state == "archived", 1), else_=0)),
-        )
-        .join(artifact, artifact.c.id == file.c.artifact)
-        .where(artifact.c.project == project, artifact.c.state == "live")
-        .group_by(file.c.artifact)
-    )
-    return {
-        row[0]: (int(row[1]), int(row[2]), not row[3] and bool(row[4]))
-        for row in conn.execute(statement)
-    }
-
-
-def _finals(conn: Connection, project: str) -> frozenset[str]:
-    """Return the last checkpoints of the runs that finished."""
-    run, artifact = tables.run, tables.artifact
-    statement = (
-        sa.select(artifact.c.id, artifact.c.name)
-        .join(run, sa.and_(run.c.project == artifact.c.project, run.c.name == artifact.c.name))
-        .where(
-            artifact.c.project == project,
-            artifact.c.kind == Kind.CHECKPOINT.value,
-            run.c.state == "finished",
-        )
-        .order_by(artifact.c.step, artifact.c.attempt)
-    )
-    return frozenset({row.name: row.id for row in conn.execute(statement)}.values())
-
-
-def _tags(conn: Connection, project: str) -> dict[str, dict[str, str]]:
-    label, artifact = tables.label, tables.artifact
-    statement = (
-        sa.select(label.c.artifact, label.c.name, label.c.value)
-        .join(artifact, artifact.c.id == label.c.artifact)
-        .where(artifact.c.project == project)
-    )
-    found: dict[str, dict[str, str]] = {}
-    for row in conn.execute(statement):
-        found.setdefault(row.artifact, {})[row.name] = row.value
-    return found
-
-
-def _referrers(conn: Connection, project: str) -> dict[str, list[str]]:
-    """Return the names of what was made from each artifact, in whatever project."""
-    edge, parent = tables.edge, tables.artifact.alias("parent")
-    child = tables.artifact.alias("child")
-    statement = (
-        sa.select(
-            edge.c.parent,
-            child.c.kind,
-            child.c.project,
-            child.c.name,
-            child.c.step,
-            child.c.version,
-        )
-        .join(parent, parent.c.id == edge.c.parent)
-        .join(child, child.c.id == edge.c.child)
-        .where(parent.c.project == project, parent.c.state == "live")
-        .order_by(child.c.seq)
-    )
-    found: dict[str, dict[str, None]] = {}
-    for row in conn.execute(statement):
-        found.setdefault(row.parent, {})[reference(row)] = None
-    return {artifact: list(names) for artifact, names in found.items()}
-
-
-def reference(row: Any) -> str:  # noqa: ANN401 (a row of whatever columns)
-    """Return the text that finds an artifact again."""
-    if row.kind == Kind.MODEL:
-        return f"{row.project}/v{row.version}"
-    if row.kind == Kind.TRAINING_RUN:
-        return f"{row.project}/{row.name}"
-    return f"{row.project}/{row.name}@{row.version if row.step is None else row.step}"

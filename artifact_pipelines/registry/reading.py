@@ -32,6 +32,15 @@ from artifact_pipelines.store.pack import Location
 READ_LEASE = 3600.0
 
 
+def reference_of(kind: Kind, project: str, name: str, number: int | None) -> str:
+    """Return the text that finds an artifact again; a checkpoint's number is its step."""
+    if kind is Kind.MODEL:
+        return f"{project}/v{number}"
+    if kind is Kind.TRAINING_RUN:
+        return f"{project}/{name}"
+    return f"{project}/{name}@{number}"
+
+
 @dataclass(frozen=True)
 class Artifact:
     """A registered artifact.
@@ -78,12 +87,8 @@ class Artifact:
     @property
     def reference(self) -> str:
         """The text that finds this artifact again."""
-        if self.kind is Kind.MODEL:
-            return f"{self.project}/v{self.version}"
-        if self.kind is Kind.TRAINING_RUN:
-            return f"{self.project}/{self.name}"
         number = self.step if self.kind is Kind.CHECKPOINT else self.version
-        return f"{self.project}/{self.name}@{number}"
+        return reference_of(self.kind, self.project, self.name, number)
 
     @property
     def metrics(self) -> dict[str, float]:

@@ -67,6 +67,8 @@ def mapped(catalog: Catalog, session: str, pack: str, keys: list[str], artifact:
                 size=1,
                 published="t",
                 state="live",
+                there=1,
+                training=0,
                 recalled=False,
                 tier="hot",
             )

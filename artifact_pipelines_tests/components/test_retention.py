@@ -1,6 +1,6 @@
 """A plan is made every night, and only an approved one is carried out."""
 
-from artifact_pipelines.domain.retention import Action
+from artifact_pipelines.domain.keeping import Action
 from artifact_pipelines_tests.world import PROJECT, World
 
 

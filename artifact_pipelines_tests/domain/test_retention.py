@@ -4,14 +4,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from artifact_pipelines.domain.keeping import Retention
+from artifact_pipelines.domain.keeping import Action, Retention
 from artifact_pipelines.domain.policy import Policy, Select
 from artifact_pipelines.domain.record import Kind
-from artifact_pipelines.domain.retention import Action, Item, plan
+from artifact_pipelines.domain.retention import Item, plan
 from artifact_pipelines.errors import PolicyError
+from artifact_pipelines_tests.domain import plainly
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 ACCURACY = Select(metric="accuracy")
@@ -306,8 +307,9 @@ items_drawn = st.lists(
         st.sampled_from(Kind),
         st.sampled_from(["run-1", "run-2"]),
         st.integers(0, 2_000),
-        st.integers(0, 500).map(lambda days: NOW - timedelta(days=days)),
-        st.just({}) | st.floats().map(lambda value: {"accuracy": value}),
+        st.integers(0, 500 * 24).map(lambda hours: NOW - timedelta(hours=hours)),
+        st.just({})
+        | (st.floats() | st.sampled_from([0.5, 0.9])).map(lambda value: {"accuracy": value}),
         st.sampled_from([(), (), ("production points at it",)]),
         st.integers(0, 10**9),
         st.integers(0, 10**8),
@@ -339,8 +341,13 @@ rules_drawn = st.builds(
     ),
     st.fixed_dictionaries(
         {
-            name: st.integers(0, 4)
-            for name in ("last", "best", "every", "hourly", "daily", "weekly", "monthly", "yearly")
+            **{
+                name: st.integers(0, 4)
+                for name in ("last", "best", "hourly", "daily", "weekly", "monthly", "yearly")
+            },
+            "every": st.sampled_from([None, 3, "36h", "5d"]),
+            "within": st.sampled_from([None, "20d"]),
+            "final": st.booleans(),
         }
     ),
     st.fixed_dictionaries(
@@ -354,6 +361,14 @@ rules_drawn = st.builds(
         }
     ),
 )
+
+
+@settings(max_examples=300)
+@given(items=items_drawn, policy=rules_drawn, select=st.sampled_from([None, ACCURACY]))
+def test_a_decision_by_columns_is_the_decision_item_by_item(
+    items: list[Item], policy: Retention, select: Select | None
+) -> None:
+    assert plan(items, policy, select, NOW) == plainly.plan(items, policy, select, NOW)
 
 
 @given(items=items_drawn, policy=rules_drawn, select=st.sampled_from([None, ACCURACY]))

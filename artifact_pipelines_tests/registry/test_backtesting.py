@@ -7,7 +7,7 @@ import pytest
 
 from artifact_pipelines.domain.policy import Policy
 from artifact_pipelines.domain.record import Input
-from artifact_pipelines.registry import Registry
+from artifact_pipelines.registry import Registry, surveying
 from artifact_pipelines.registry.backtesting import _held_then, _History
 from artifact_pipelines_tests import building
 from artifact_pipelines_tests.building import PROJECT
@@ -54,16 +54,22 @@ def test_what_was_used_after_it_would_have_gone_is_named(registry: Registry) -> 
     assert all(regret.removed < regret.used for regret in found.regrets)
 
 
-@pytest.mark.parametrize("rollback,held", [(0, {"v2"}), (1, {"v2", "v1", "run-1@2"})])
-def test_what_stages_needed_then_counts_as_held_then(rollback: int, held: set[str]) -> None:
+@pytest.mark.parametrize("rollback,held", [(0, {2}), (1, {2, 1, 9})])
+def test_what_stages_needed_then_counts_as_held_then(
+    registry: Registry, rollback: int, held: set[int]
+) -> None:
     first, second = (datetime(2026, 11, day, tzinfo=UTC) for day in (1, 2))
-    moves = [(first, "production", "v1"), (second, "production", "v2")]
-    history = _History([], {}, {}, moves, [], {}, {"v1": ["run-1@2"]})
+    moves = [(first, "production", 1), (second, "production", 2)]
     policy = tried(rollback=rollback)
+    nothing = registry.catalog.read(surveying.survey, PROJECT, policy)
+    history = _History(nothing, {}, moves, [], {}, {1: [9]})
 
-    assert _held_then(history, first - timedelta(days=1), {}, policy) == {}
-    assert set(_held_then(history, first, {}, policy)) == {"v1", "run-1@2"}
-    assert set(_held_then(history, second, {}, policy)) == held
+    def then(at: datetime) -> set[int]:
+        return {leaf for leaf, _ in _held_then(history, at, policy)}
+
+    assert then(first - timedelta(days=1)) == set()
+    assert then(first) == {1, 9}
+    assert then(second) == held
 
 
 def test_a_back_test_of_what_really_happened_agrees_with_it(registry: Registry) -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from artifact_pipelines.domain.keeping import Action
 from artifact_pipelines.domain.policy import Policy
-from artifact_pipelines.domain.retention import Action
 from artifact_pipelines.errors import PlanRefusedError
 from artifact_pipelines.registry import Registry
 from artifact_pipelines.registry.reading import Artifact

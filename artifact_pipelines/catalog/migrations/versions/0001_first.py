@@ -67,6 +67,8 @@ def upgrade() -> None:
         ),
         sa.Column("annex", sa.Text(), nullable=True),
         sa.Column("size", _BIG, nullable=False),
+        sa.Column("there", _BIG, nullable=False, comment="its bytes that nothing has removed"),
+        sa.Column("training", _BIG, nullable=False, comment="those of them only training needs"),
         sa.Column("published", sa.Text(), nullable=False),
         sa.Column("state", sa.Text(), nullable=False, comment="live, forgotten"),
         sa.Column("recalled", sa.Boolean(), nullable=False),
@@ -93,6 +95,17 @@ def upgrade() -> None:
         "artifact",
         ["project", "kind", "name", "step"],
         unique=False,
+    )
+    op.create_index(
+        "ix_artifact_living",
+        "artifact",
+        [
+            *("project", "kind", "name", "step", "version", "seq"),
+            *("there", "training", "tier", "published", "state"),
+        ],
+        unique=False,
+        sqlite_where=sa.text("state = 'live'"),
+        postgresql_where=sa.text("state = 'live'"),
     )
     op.create_index(
         "ix_artifact_project_kind_seq",
@@ -254,13 +267,14 @@ def upgrade() -> None:
         sa.Column(
             "value", sa.Double(), nullable=True, comment="null when it was not a finite number"
         ),
+        sa.Column("seq", _BIG, nullable=False, comment="the leaf that published the artifact"),
         sa.PrimaryKeyConstraint("artifact", "name", name="pk_metric"),
         sqlite_with_rowid=False,
     )
     op.create_index(
         "ix_metric_project_kind_name_value",
         "metric",
-        ["project", "kind", "name", "value"],
+        ["project", "kind", "name", "value", "seq"],
         unique=False,
     )
     op.create_table(
@@ -458,6 +472,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("seq", name="pk_verdict"),
     )
     op.create_index("ix_verdict_artifact", "verdict", ["artifact"], unique=False)
+    op.create_index("ix_verdict_policy", "verdict", ["policy"], unique=False)
     op.create_index(
         "uq_artifact_slot",
         "artifact",
