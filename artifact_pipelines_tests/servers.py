@@ -143,6 +143,47 @@ def serving(folder: Path) -> Iterator[SeaweedFS]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+class Redis:
+    """A broker in a process group of its own.
+
+    Attributes:
+        url: Its address.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Start it and wait until it answers."""
+        (port,) = _free_ports(1)
+        self.url = f"redis://127.0.0.1:{port}/0"
+        folder.mkdir(parents=True, exist_ok=True)
+        program = shutil.which("redis-server")
+        assert program is not None
+        command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir"]
+        with (folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*command, str(folder)], stdout=log, stderr=log, start_new_session=True
+            )
+        until = time.monotonic() + _PATIENCE
+        while not self._answers(port):
+            if self._process.poll() is not None or time.monotonic() > until:
+                self.kill()
+                raise RuntimeError(f"Redis did not start:\n{(folder / 'log').read_text()[-2000:]}")
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        """Kill it at once."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def _answers(self, port: int) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=1) as asked:
+                asked.sendall(b"PING\r\n")
+                return asked.recv(5) == b"+PONG"
+        except OSError:
+            return False
+
+
 class Proxy:
     """A listener before a server that does what networks do.
 

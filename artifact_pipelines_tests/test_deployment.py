@@ -1,7 +1,9 @@
 """What is under deploy/ is what Dagster, Kubernetes and this package really accept."""
 
+import json
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,9 @@ import dagster as dg
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
+from dagster_k8s.container_context import K8sContainerContext
 
+from artifact_pipelines import fanning
 from artifact_pipelines.registry import open_registry
 from artifact_pipelines.registry.measuring import PREFIX, figures
 from artifact_pipelines_tests.databases import Forwarded, Postgres
@@ -209,6 +213,80 @@ clusters: [{name: test, cluster: {server: "http://127.0.0.1:1"}}]
 contexts: [{name: test, context: {cluster: test, user: test}}]
 users: [{name: test, user: {}}]
 """
+
+
+def test_workers_and_executor_are_told_the_same_of_celery() -> None:
+    config = read(PRODUCTION / "celery.yaml")["execution"]["config"]
+    place = {"env": fanning.BROKER}
+
+    assert config == {"broker": place, "backend": place, "config_source": fanning.CELERY}
+
+
+def test_compose_with_celery_adds_workers_that_are_told_what_services_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain, added = read(PRODUCTION / "compose.yaml"), read(PRODUCTION / "compose.celery.yaml")
+    services, worker = added["services"], added["services"]["worker"]
+    for name, text in services["code-platform"]["environment"].items():
+        monkeypatch.setenv(name, text)
+
+    pytest.importorskip("dagster_celery")
+    assert set(services) - set(plain["services"]) == {"broker", "worker"}
+    assert worker["environment"].items() >= plain["x-image"]["environment"].items()
+    assert worker["environment"].items() >= services["code-platform"]["environment"].items()
+    assert worker["volumes"] == plain["x-image"]["volumes"]
+    assert fanning.executor().name == "celery"
+    named = Path(worker["command"][-1])
+    assert f"deploy/production/{named.name}" in (PRODUCTION / "Dockerfile").read_text()
+    assert all(services[name]["healthcheck"]["test"] for name in ("broker", "worker"))
+
+
+def built(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return what would be applied to a cluster, as kubectl itself makes it."""
+    program = shutil.which("kubectl")
+    if program is None:
+        pytest.skip("there is no kubectl on the path")
+    made = subprocess.run(
+        [program, "kustomize", str(folder)], check=True, capture_output=True, text=True
+    )
+    found = [one for one in yaml.safe_load_all(made.stdout) if one]
+    return {(one["kind"], one["metadata"]["name"]): one for one in found}
+
+
+def test_kubectl_builds_the_cluster() -> None:
+    found = built(KUBERNETES)
+
+    for one in found.values():
+        kubernetes_validate.validate(one, CLUSTER, strict=True)
+    assert {name for kind, name in found if kind == "Deployment"} == set(deployments())
+    settings = found["ConfigMap", "settings"]["data"]
+    assert settings["ARTIFACT_PIPELINES_STORE_URL"].startswith("s3://")
+    assert yaml.safe_load(found["ConfigMap", "dagster"]["data"]["dagster.yaml"]) == read(
+        KUBERNETES / "dagster.yaml"
+    )
+
+
+def test_a_cluster_that_spreads_shards_differs_in_the_platform_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain, spread = built(KUBERNETES), built(PRODUCTION / "kubernetes-spread")
+    changed = [name for name in spread if spread[name] != plain.get(name)]
+    platform = spread["Deployment", "code-platform"]
+    kubernetes_validate.validate(platform, CLUSTER, strict=True)
+    given = {one["name"]: one["value"] for one in container(platform)["env"]}
+    context = json.loads(given["DAGSTER_CONTAINER_CONTEXT"])
+    accepted = K8sContainerContext.create_from_config(context)
+    monkeypatch.setenv("ARTIFACT_PIPELINES_EXECUTOR", given["ARTIFACT_PIPELINES_EXECUTOR"])
+
+    assert plain.keys() == spread.keys()
+    assert changed == [("Deployment", "code-platform")]
+    assert fanning.executor().name == "k8s"
+    # Runs and their steps are told so too, and may start the jobs of their steps.
+    assert accepted.run_k8s_config.pod_spec_config["service_account_name"] == "launcher"
+    (told,) = accepted.run_k8s_config.container_config["env"]
+    assert (told["name"], told["value"]) == ("ARTIFACT_PIPELINES_EXECUTOR", "kubernetes")
+    allowed = spread["Role", "launcher"]["rules"]
+    assert any("jobs" in rule["resources"] and "create" in rule["verbs"] for rule in allowed)
 
 
 def test_alerts_are_over_figures_that_exist(tmp_path: Path) -> None:

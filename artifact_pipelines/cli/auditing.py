@@ -1,7 +1,6 @@
 """The commands about proof: the ledger, keys, the catalog, and the state of the installation."""
 
 import contextlib
-import shutil
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ import typer
 
 from artifact_pipelines.cli import shapes
 from artifact_pipelines.cli.checking import dagster_checks
+from artifact_pipelines.cli.folders import folder_checks
 from artifact_pipelines.cli.opening import is_empty, listing, reading, settings, writing
 from artifact_pipelines.cli.output import (
     Json,
@@ -329,12 +329,7 @@ def _checks(found: Settings) -> list[tuple[str, str, str]]:
         checks.append(("home", "ok", f"{found.home} is empty so far."))
     else:
         checks += _home_checks(found)
-    there = found.home
-    while not there.exists() and there != there.parent:
-        there = there.parent
-    free = shutil.disk_usage(there).free
-    state = "ok" if free > 1 << 30 else "warn"
-    checks.append(("disk", state, f"{free / (1 << 30):.1f} GiB are free."))
+    checks += folder_checks(found)
     return [*checks, *dagster_checks(found, Path.cwd())]
 
 

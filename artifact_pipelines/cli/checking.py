@@ -1,7 +1,9 @@
 """What `doctor` finds of Dagster: its versions, home, settings and telemetry, and the workspace."""
 
+import json
 import os
 import re
+import subprocess
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -73,10 +75,27 @@ def _instance(folder: Path) -> Check:
     try:
         with dg.DagsterInstance.from_config(str(folder)) as instance:
             count = instance.get_runs_count()
+            behind = _migrations(instance)
     except Exception as error:  # noqa: BLE001 (whatever keeps it from opening is the finding)
         said = " ".join(str(error).split())
         return ("dagster instance", "fail", f"{folder} cannot be opened: {said}")
+    if behind:
+        said = (
+            f"{folder} was migrated by another Dagster than {version('dagster')} ({behind}): run "
+            "`dagster instance migrate` where it is older, install the newer one where it is newer."
+        )
+        return ("dagster instance", "fail", said)
     return ("dagster instance", "ok", f"{count} runs.")
+
+
+def _migrations(instance: Any) -> str:  # noqa: ANN401 (Dagster is imported late)
+    """Return which databases of an instance have another schema than the installed Dagster's."""
+    wrong = []
+    for storage in (instance.run_storage, instance.event_log_storage, instance.schedule_storage):
+        found = storage.alembic_version()
+        if found is not None and found[0] != found[1]:
+            wrong.append(f"{found[0]} and not {found[1]}")
+    return ", ".join(dict.fromkeys(wrong))
 
 
 def _environment(found: Settings, here: Path) -> Check:
@@ -117,7 +136,67 @@ def _workspace(here: Path) -> list[Check]:
             missing.append(f"{name} in {place.get('working_directory', here)}")
     if missing:
         return [("workspace", "fail", f"{file} lists what is not there: {', '.join(missing)}.")]
-    return [("workspace", "ok", f"{len(locations)} code locations.")]
+    return [
+        ("workspace", "ok", f"{len(locations)} code locations."),
+        *_versions(listed["load_from"]),
+    ]
+
+
+def _versions(locations: list[Any]) -> list[Check]:
+    """Return which code locations have another Dagster than this one."""
+    here = version("dagster")
+    found: list[Check] = []
+    for location in locations:
+        ((kind, place),) = location.items() if isinstance(location, dict) else (("", location),)
+        place = place if isinstance(place, dict) else {}
+        if kind == "grpc_server":
+            name = f"{place.get('host', 'localhost')}:{place.get('port', place.get('socket'))}"
+            there = _served(place)
+        elif place.get("executable_path"):
+            name = str(place["executable_path"])
+            there = _installed(name)
+        else:
+            continue  # it is loaded by this Python
+        name = str(place.get("location_name", name))
+        if there is None:
+            said = f"{name} does not say which Dagster it has: start it, or look at its log."
+            found.append(("code location", "warn", said))
+        elif there != here:
+            said = (
+                f"{name} has Dagster {there}, and here is {here}: install one release in both, "
+                "then start its code server again."
+            )
+            found.append(("code location", "fail", said))
+        else:
+            found.append(("code location", "ok", f"{name} has Dagster {there}."))
+    return found
+
+
+def _served(place: dict[str, Any]) -> str | None:
+    """Return the version of Dagster that a code server says it has."""
+    # What a code server is asked with is nowhere public.
+    from dagster._grpc.client import DagsterGrpcClient  # noqa: TID251
+
+    try:
+        client = DagsterGrpcClient(
+            host=place.get("host", "localhost"), port=place.get("port"), socket=place.get("socket")
+        )
+        said: Any = json.loads(client.list_repositories())
+    except Exception:  # noqa: BLE001 (that it does not answer is the finding)
+        return None
+    return (said.get("dagster_library_versions") or {}).get("dagster")
+
+
+def _installed(python: str) -> str | None:
+    """Return the version of Dagster that another Python has."""
+    asked = "from importlib.metadata import version; print(version('dagster'))"
+    try:
+        ran = subprocess.run(  # noqa: S603 (the Python that the workspace names)
+            [python, "-c", asked], capture_output=True, text=True, timeout=30, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return ran.stdout.strip()
 
 
 def _is_there(module: str, folder: Path) -> bool:

@@ -1,5 +1,14 @@
 """The doctor says what is wrong with Dagster here, and what to do about it."""
 
+import contextlib
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -110,6 +119,75 @@ def test_a_workspace_that_cannot_load_is_told(here: Path, text: str, said: str) 
     state, told = found(here)["workspace"]
     assert state == "fail"
     assert said in told
+
+
+def test_an_instance_of_another_dagster_is_told(here: Path) -> None:
+    before = found(here)["dagster instance"]
+    (database,) = (here / ".artifact-pipelines" / "dagster").rglob("runs.db")
+    with contextlib.closing(sqlite3.connect(database)) as opened, opened:
+        opened.execute("update alembic_version set version_num = '000000000000'")
+    state, said = found(here)["dagster instance"]
+
+    assert before == ("ok", "0 runs.")
+    assert state == "fail"
+    assert "was migrated by another Dagster than" in said
+    assert "(000000000000 and not " in said
+    assert "dagster instance migrate" in said
+
+
+@pytest.mark.parametrize(
+    "version,state,said",
+    [
+        ("echo 1.9.0", "fail", "has Dagster 1.9.0, and here is"),
+        (f"echo {version('dagster')}", "ok", "has Dagster"),
+        ("exit 1", "warn", "does not say which Dagster it has"),
+    ],
+)
+def test_a_location_with_a_python_of_its_own_is_asked(
+    here: Path, version: str, state: str, said: str
+) -> None:
+    python = here / "python"
+    python.write_text(f"#!/bin/sh\n{version}\n")
+    python.chmod(0o755)
+    (here / "workspace.yaml").write_text(
+        "load_from: [{python_module: {module_name: artifact_pipelines.definitions, "
+        f"executable_path: '{python}'}}}}]\n"
+    )
+    found_state, told = found(here)["code location"]
+
+    assert found_state == state
+    assert said in told
+
+
+def test_a_code_server_is_asked(here: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    (here / "workspace.yaml").write_text(
+        f"load_from: [{{grpc_server: {{host: 127.0.0.1, port: {port}, location_name: away}}}}]\n"
+    )
+    before = found(here)["code location"]
+    module = here / "served.py"
+    module.write_text("import dagster as dg\n\ndefs = dg.Definitions()\n")
+    server = subprocess.Popen(
+        [sys.executable, "-m", "dagster", "api", "grpc", "-p", str(port), "-f", str(module)],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        until = time.monotonic() + 120
+        while found(here)["code location"][0] == "warn" and time.monotonic() < until:
+            time.sleep(0.2)
+        after = found(here)["code location"]
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+    assert before == (
+        "warn",
+        "away does not say which Dagster it has: start it, or look at its log.",
+    )
+    assert after == ("ok", f"away has Dagster {version('dagster')}.")
 
 
 def test_usage_statistics_are_told(here: Path) -> None:
