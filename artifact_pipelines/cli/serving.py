@@ -26,6 +26,9 @@ from artifact_pipelines.cli.output import (
 from artifact_pipelines.errors import LedgerError, UnknownArtifactError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from artifact_pipelines.domain.verdict import Verdict
     from artifact_pipelines.registry import Registry
     from artifact_pipelines.registry.reading import Artifact
 
@@ -121,14 +124,7 @@ def show_model(reference: Model, *, as_json: Json = False) -> None:
         },
     )
     show_said(shape)
-    show_table(
-        "Gates",
-        ("=gate", "=verdict", "because"),
-        [
-            (one.gate, "passed" if one.passed else "FAILED", "; ".join(one.reasons))
-            for one in verdicts
-        ],
-    )
+    show_verdicts("Gates", verdicts)
     show_table(
         "Stages",
         ("stage", "ready", "what stands against it", "goes back to"),
@@ -165,6 +161,45 @@ def fetch_model(
             if name not in registry.aliases(project):
                 reference = registry.resolve(reference).model.id
     training.fetch(reference, Path(to), path, as_json=as_json)
+
+
+@models.command("evaluate")
+def evaluate_run(
+    reference: Annotated[str, typer.Argument(help="A run or a model of it, such as digits/run-1.")],
+    *,
+    as_json: Json = False,
+) -> None:
+    """Judge a run's best checkpoints by the policy in force; exit 1 where none passes.
+
+    The project's functions are imported from here or from the workspace around. What was judged
+    under this policy, against the model now in production, is not judged again.
+    """
+    make_importable()
+    with reading() as registry:
+        found = registry.find(reference)
+        run = _origin(registry, found).name if found.kind == "model" else found.name
+        evaluation = registry.evaluate(found.project, run)
+        rows = [
+            shapes.artifact(attempt.model)
+            | {
+                "passed": attempt.passed,
+                "checkpoint": attempt.checkpoint.reference,
+                "verdicts": [shapes.verdict(one) for one in attempt.verdicts],
+            }
+            for attempt in evaluation.attempts
+        ]
+    if as_json:
+        chosen = None if evaluation.chosen is None else evaluation.chosen.reference
+        show_json({"chosen": chosen, "models": rows})
+    else:
+        for attempt in evaluation.attempts:
+            show_verdicts(attempt.model.reference, attempt.verdicts)
+        if evaluation.chosen is None:
+            say(f"No model of {found.project}/{run} passes every gate.")
+        else:
+            say(f"{evaluation.chosen.reference} passes every gate.")
+    if evaluation.chosen is None:
+        raise typer.Exit(1)
 
 
 @models.command("request")
@@ -363,15 +398,31 @@ def show_history(
 
 def _row(registry: "Registry", model: "Artifact", stages: "dict[str, Artifact]") -> dict[str, Any]:
     verdicts = registry.verdicts(model)
-    origin = [item.id for item in model.record.inputs if item.role == "checkpoint"]
     return shapes.artifact(model) | {
         "stages": sorted(stage for stage, found in stages.items() if found.id == model.id),
         "gates": {
             "passed": sum(verdict.passed for verdict in verdicts),
             "failed": sorted(verdict.gate for verdict in verdicts if not verdict.passed),
         },
-        "checkpoint": registry.get(origin[0]).reference,
+        "checkpoint": _origin(registry, model).reference,
     }
+
+
+def _origin(registry: "Registry", model: "Artifact") -> "Artifact":
+    """Return the checkpoint that a model was made from."""
+    return registry.get(next(one.id for one in model.record.inputs if one.role == "checkpoint"))
+
+
+def show_verdicts(title: str, verdicts: "Sequence[Verdict]") -> None:
+    """Print what gates said as a table."""
+    show_table(
+        title,
+        ("=gate", "=verdict", "because"),
+        [
+            (one.gate, "passed" if one.passed else "FAILED", "; ".join(one.reasons))
+            for one in verdicts
+        ],
+    )
 
 
 def _way_back(registry: "Registry", project: str, stage: str) -> shapes.Shape | None:

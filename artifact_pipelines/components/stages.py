@@ -1,8 +1,5 @@
 """Stages as assets: a materialization moves the pointer, or refuses with its reasons."""
 
-import re
-from collections.abc import Sequence
-
 import dagster as dg
 
 from artifact_pipelines.components import reports
@@ -15,7 +12,6 @@ from artifact_pipelines.registry.reading import Artifact
 from artifact_pipelines.resources import RegistryResource
 
 _COMMAND = "artifact-pipelines model"
-_OF_A_GATE = re.compile(r"the gate (\S+) (.*)")
 
 
 class StageConfig(dg.Config):
@@ -86,7 +82,7 @@ def ready(opened: Registry, project: str, stage: str) -> str:
     why = (
         [
             f"{models[-1].reference}: {reason}"
-            for reason in gathered(opened.why_not(models[-1].reference, stage))
+            for reason in opened.why_not(models[-1].reference, stage)
         ]
         if models
         else ["there is no model yet; materialize the candidate of a training run"]
@@ -106,22 +102,6 @@ def next_model(opened: Registry, project: str, stage: str) -> Artifact | None:
     return None
 
 
-def gathered(reasons: Sequence[str]) -> list[str]:
-    """Return reasons with the gates that say the same named together."""
-    found: dict[str, list[str]] = {}
-    for reason in reasons:
-        match = _OF_A_GATE.fullmatch(reason)
-        found.setdefault(match[2] if match else reason, []).extend([match[1]] if match else [])
-    return [
-        said
-        if not gates
-        else f"the gate {gates[0]} {said}"
-        if len(gates) == 1
-        else f"each of the gates {', '.join(gates)} {said}"
-        for said, gates in found.items()
-    ]
-
-
 def _approved(opened: Registry, project: str, stage: str, current: Artifact | None) -> str:
     wishes = [wish for wish in opened.requests(project, stage) if wish.state == "open"]
     against = {wish.model.reference: opened.why_not(wish.model.reference, stage) for wish in wishes}
@@ -138,7 +118,7 @@ def _approved(opened: Registry, project: str, stage: str, current: Artifact | No
         newest = wishes[-1].model.reference
         raise PromotionRefusedError(
             what,
-            [f"{newest}: {reason}" for reason in gathered(against[newest])]
+            [f"{newest}: {reason}" for reason in against[newest]]
             + [f"approve it with: {_COMMAND} approve {newest} --stage {stage} --key NAME"],
         )
     if current is not None:

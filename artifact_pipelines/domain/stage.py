@@ -1,9 +1,12 @@
 """When a stage pointer may move. Every decision gives its reasons."""
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from artifact_pipelines.domain.policy import Approvals, Policy
+
+_OF_A_GATE = re.compile(r"the gate (\S+) (.*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +144,7 @@ def _judged(case: PromotionCase) -> tuple[tuple[int, ...], list[str]]:
             reasons.append(f"the gate {gate} has no verdict under the policy in force")
         elif not bound:
             reasons.append(
-                f"the gate {gate} was judged against another production model; evaluate again"
+                f"the gate {gate} was judged against another production model; evaluate it again"
             )
         elif not all(fact.passed for fact in bound):
             reasons.append(f"the gate {gate} failed")
@@ -176,3 +179,19 @@ def _approved(case: PromotionCase, rule: Approvals) -> tuple[tuple[int, ...], li
         missing = f"it has {len(counted)} of {rule.approvals} approvals that the policy asks for"
         reasons.append(f"{missing}; its author's own does not count" if own else missing)
     return tuple(sorted(counted.values())), reasons
+
+
+def gathered(reasons: Sequence[str]) -> list[str]:
+    """Return reasons with the gates that say the same named together."""
+    found: dict[str, list[str]] = {}
+    for reason in reasons:
+        match = _OF_A_GATE.fullmatch(reason)
+        found.setdefault(match[2] if match else reason, []).extend([match[1]] if match else [])
+    return [
+        said
+        if not gates
+        else f"the gate {gates[0]} {said}"
+        if len(gates) == 1
+        else f"each of the gates {', '.join(gates)} {said}"
+        for said, gates in found.items()
+    ]

@@ -14,9 +14,7 @@ from artifact_pipelines.domain import digest, naming
 from artifact_pipelines.domain.policy import PRODUCTION, Approvals, Policy
 from artifact_pipelines.domain.record import Kind
 from artifact_pipelines.domain.signing import SignedStatement, TreeHead
-from artifact_pipelines.domain.stage import (
-    decide_rollback,
-)
+from artifact_pipelines.domain.stage import decide_rollback, gathered
 from artifact_pipelines.domain.verdict import Verdict
 from artifact_pipelines.errors import (
     LedgerError,
@@ -276,7 +274,7 @@ class Promoting(Entrusting):
         policy = self.policy(model.project)
         ready = self._rollback_ready(current)
         decision = self.catalog.read(deciding.decide, model, stage, policy, pointer, ready)
-        reasons = [*decision.reasons, *self._byte_reasons(model)]
+        reasons = [*self._byte_reasons(model), *gathered(decision.reasons)]
         if reasons:
             raise PromotionRefusedError(what, reasons)
         yield "decided"
@@ -470,11 +468,12 @@ class Promoting(Entrusting):
         return self._pointer(project, PRODUCTION)[0]
 
     def why_not(self, reference: str, stage: str) -> tuple[str, ...]:
-        """Return what stands against a promotion now."""
+        """Return what stands against a promotion now, gates that say the same named together."""
         model = self._model(reference)
         pointer = self._pointer(model.project, stage)[1]
         policy = self.policy(model.project)
-        return self.catalog.read(deciding.decide, model, stage, policy, pointer, None).reasons
+        decision = self.catalog.read(deciding.decide, model, stage, policy, pointer, None)
+        return tuple(gathered(decision.reasons))
 
     def needs_approval(self, project: str, stage: str) -> bool:
         """Return whether a stage's promotions need people."""

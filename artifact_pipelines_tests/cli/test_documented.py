@@ -34,6 +34,7 @@ COMMANDS = {
     "dataset list": [],
     "model list": [],
     "model show": ["digits/v1"],
+    "model evaluate": ["digits/a"],
     "model promote": ["digits/v1", "--stage", "production"],
     "model history": ["digits"],
     "schema list": [],

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from artifact_pipelines.domain.policy import Policy
 from artifact_pipelines.registry import Registry
 from artifact_pipelines_tests.building import approve, candidate, judge, promoted, run
 from artifact_pipelines_tests.cli.conftest import Command, damage
@@ -180,6 +181,35 @@ def test_a_deployment_polls_with_the_tag_it_got(command: Command, registry: Regi
     assert (first["reference"], first["changed"]) == ("digits/v1", True)
     assert again.json() == {"stage": "digits@production", "tag": first["tag"], "changed": False}
     assert (moved.json()["reference"], moved.json()["tag"] > first["tag"]) == ("digits/v2", True)
+
+
+def test_a_run_is_judged_again_where_it_must_be(command: Command, registry: Registry) -> None:
+    promoted(registry, "a")
+    model = candidate(registry, "b", seed=2)
+    approve(registry, model)
+    promoted(registry, "c", seed=3)
+    refused = command("model", "promote", model.reference, *PRODUCTION)
+    judged = command("model", "evaluate", model.reference, "--json")
+    again = command("model", "evaluate", "digits/b")
+
+    assert refused.code == 1
+    assert refused.err.count("was judged against another production model") == 1
+    assert "each of the gates integrity, safety was judged" in refused.err
+    assert (judged.code, judged.json()["chosen"]) == (0, model.reference)
+    assert {one["passed"] for one in judged.json()["models"][0]["verdicts"]} == {True}
+    assert "digits/v2 passes every gate." in again.out
+    assert "was judged against" not in command("model", "promote", "digits/v2", *PRODUCTION).err
+
+
+def test_a_run_that_fails_its_gates_says_so(command: Command, registry: Registry) -> None:
+    promoted(registry, "a")
+    run(registry, "b", seed=5)
+    registry.set_policy("digits", Policy.of({"gates": [{"formats": ["json"]}]}))
+    said = command("model", "evaluate", "digits/b")
+
+    assert said.code == 1
+    assert "No model of digits/b passes every gate." in said.out
+    assert "FAILED" in said.out
 
 
 def test_a_rollback_is_rehearsed(command: Command, registry: Registry, home: Path) -> None:

@@ -1,6 +1,5 @@
 """A stage moves with proof, and says what to do when it does not move."""
 
-from artifact_pipelines.components.stages import gathered
 from artifact_pipelines_tests.world import PROJECT, World
 
 
@@ -103,19 +102,3 @@ def test_what_is_no_model_is_refused(world: World) -> None:
     outcome = world.materialize("promote_staging", staging={"model": "churn/run-1@3"})
 
     assert "not a model" in outcome.failure
-
-
-def test_gates_that_say_the_same_are_named_together() -> None:
-    old = "was judged against another production model; evaluate again"
-    reasons = [
-        f"the gate a {old}",
-        "it has 0 of 1 approvals",
-        f"the gate b {old}",
-        "the gate c failed",
-    ]
-
-    assert gathered(reasons) == [
-        f"each of the gates a, b {old}",
-        "it has 0 of 1 approvals",
-        "the gate c failed",
-    ]

@@ -14,6 +14,7 @@ from artifact_pipelines.domain.stage import (
     VerdictFact,
     decide_promotion,
     decide_rollback,
+    gathered,
 )
 
 POLICY = Policy.of({"promotion": {"staging": "automatic", "production": {"approvals": 2}}})
@@ -198,3 +199,19 @@ def test_a_rollback_is_refused_with_its_reason(changes: dict[str, bool], reason:
     facts = {"proven": True, "recalled": False, "current": False, **changes}
 
     assert reason in decide_rollback(**facts).reasons[0]
+
+
+def test_gates_that_say_the_same_are_named_together() -> None:
+    old = "was judged against another production model; evaluate again"
+    reasons = [
+        f"the gate a {old}",
+        "it has 0 of 1 approvals",
+        f"the gate b {old}",
+        "the gate c failed",
+    ]
+
+    assert gathered(reasons) == [
+        f"each of the gates a, b {old}",
+        "it has 0 of 1 approvals",
+        "the gate c failed",
+    ]

@@ -32,7 +32,7 @@ def test_a_model_without_verdicts_is_refused(registry: Registry) -> None:
     registry.set_policy(PROJECT, building.POLICY)
     model = registry.publish_model(building.run(registry, "run-1")[0])
 
-    with pytest.raises(PromotionRefusedError, match="integrity has no verdict"):
+    with pytest.raises(PromotionRefusedError, match="integrity, safety has no verdict"):
         registry.promote(model.reference, "staging")
     assert registry.stages(PROJECT) == {}
 
@@ -42,7 +42,7 @@ def test_a_model_that_failed_a_gate_is_refused(registry: Registry) -> None:
     model = registry.publish_model(building.run(registry, "run-1")[0])
     building.judge(registry, model, passed=False)
 
-    with pytest.raises(PromotionRefusedError, match="the gate integrity failed"):
+    with pytest.raises(PromotionRefusedError, match="gates integrity, safety failed"):
         registry.promote(model.reference, "staging")
 
 
