@@ -29,7 +29,7 @@ def fields(**changes: Any) -> dict[str, Any]:
         "owners": ["team:growth"],
         "datasets": [Dataset(name="rows", load=f"{SAMPLE}:table")],
         "train": f"{SAMPLE}:fit",
-        "params": {"epochs": 3},
+        "params": {"epochs": 3, "seed": 0, "end": "well"},
         "evaluate": f"{SAMPLE}:measure",
         "evaluation": "rows",
         "select": {"metric": "accuracy", "try": 3},

@@ -516,5 +516,13 @@ attempt = Table(
     Column("count", Integer, nullable=False),
 )
 
-LOCAL = frozenset({session, claim, reader, reported, attempt})
+outline = Table(
+    "outline",
+    metadata,
+    Column("project", Text, primary_key=True),
+    Column("document", Text, nullable=False),
+    comment="what Dagster last said of a project: parameters and datasets, canonical JSON",
+)
+
+LOCAL = frozenset({session, claim, reader, reported, attempt, outline})
 """The tables that a rebuild leaves empty: they say what is going on, not what is true."""

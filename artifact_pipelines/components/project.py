@@ -14,6 +14,7 @@ from artifact_pipelines.components.declaration import Declaration
 from artifact_pipelines.domain import naming
 from artifact_pipelines.errors import ArtifactError
 from artifact_pipelines.registry import Registry
+from artifact_pipelines.registry.sweeping import Outline
 from artifact_pipelines.resources import RegistryResource
 
 PROJECT_TAG = "artifact_pipelines/project"
@@ -120,12 +121,22 @@ class Project:
             tags={PROJECT_TAG: self.name},
         )
 
+    @cached_property
+    def outline(self) -> Outline:
+        """What its runs may be asked for."""
+        return Outline(
+            params=tuple(self.declared.params),
+            datasets=tuple(item.name for item in self.declared.datasets),
+            trained_on=tuple(item.name for item in self.declared.training_sets),
+        )
+
     @contextmanager
     def opened(self, registry: RegistryResource) -> Iterator[Registry]:
-        """Open the registry with the project's policy in force."""
+        """Open the registry with the project's policy in force and its outline known."""
         self.make_importable()
         with registry.opened() as opened:
             opened.set_policy(self.name, self.declared.policy)
+            opened.note_outlines({self.name: self.outline})
             yield opened
 
     def make_importable(self) -> None:

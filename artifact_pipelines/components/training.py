@@ -20,6 +20,9 @@ from artifact_pipelines.registry import Registry
 from artifact_pipelines.registry.reading import RunView
 from artifact_pipelines.resources import RegistryResource, TrainerResource
 
+PARAMS = "params"
+"""The metadata key of the parameters that a project declares."""
+
 _ROLE = "dataset:"
 
 
@@ -91,6 +94,7 @@ def training_assets(project: Project, python_path: Path) -> dg.AssetsDefinition:
             deps=[project.key(item.name) for item in declared.training_sets],
             description="The training runs, each under a name that trains once.",
             kinds={"python"},
+            metadata={PARAMS: dg.MetadataValue.json(dict(declared.params))},
             code_version=code_version,
             partitions_def=project.runs,
             **project.common(),
@@ -130,11 +134,7 @@ def _job(
     """Return what the training process is asked to do."""
     declared = project.declared
     if begun is None:
-        unknown = sorted(config.inputs.keys() - {item.name for item in declared.datasets})
-        if unknown:
-            raise UnknownArtifactError(
-                f"the inputs name the dataset {unknown[0]!r}, which {project.name} does not have."
-            )
+        project.outline.check(project.name, config.params, config.inputs)
         inputs = {
             item.name: config.inputs.get(item.name) or _newest(opened, project.name, item.name)
             for item in declared.training_sets

@@ -21,7 +21,7 @@ from artifact_pipelines.domain.record import Kind
 from artifact_pipelines.errors import ArtifactError
 from artifact_pipelines.registry import Registry
 from artifact_pipelines.registry.auditing import Event
-from artifact_pipelines.registry.sweeping import PlannedRun
+from artifact_pipelines.registry.sweeping import Outline, PlannedRun
 from artifact_pipelines.resources import RegistryResource
 
 BATCH = 500  # leaves that one tick reads
@@ -87,12 +87,15 @@ class Cursor:
             return None
 
 
-def event_sensor(name: str, policies: Mapping[str, Policy], seconds: int) -> dg.SensorDefinition:
+def event_sensor(
+    name: str, policies: Mapping[str, Policy], outlines: Mapping[str, Outline], seconds: int
+) -> dg.SensorDefinition:
     """Return the sensor of a code location.
 
     Args:
         name: The name of the sensor.
         policies: The policies of the location's projects, by project.
+        outlines: What their runs may be asked for, by project.
         seconds: How often it looks, at most.
     """
     keys = [
@@ -116,6 +119,7 @@ def event_sensor(name: str, policies: Mapping[str, Policy], seconds: int) -> dg.
         context: dg.SensorEvaluationContext, registry: RegistryResource
     ) -> dg.SensorResult | dg.SkipReason:
         with registry.opened() as opened:
+            opened.note_outlines(outlines)
             return tick(opened, context.instance, name, policies, context.cursor, context.log.info)
 
     return events

@@ -15,9 +15,11 @@ from artifact_pipelines.components.project import (
     job_name,
     run_tags,
 )
+from artifact_pipelines.components.training import PARAMS
 from artifact_pipelines.defs.events import event_sensor
 from artifact_pipelines.domain.policy import Policy
 from artifact_pipelines.fanning import VALUES, StepValues, executor
+from artifact_pipelines.registry.sweeping import Outline
 from artifact_pipelines.resources import RegistryResource, TrainerResource
 from artifact_pipelines.settings import Settings
 
@@ -36,11 +38,13 @@ class Place:
 
     Attributes:
         policy: Its policy.
+        outline: What its runs may be asked for.
         datasets: The names of its datasets.
         stages: The names of its stages.
     """
 
     policy: Policy
+    outline: Outline
     datasets: tuple[str, ...]
     stages: tuple[str, ...]
 
@@ -54,16 +58,30 @@ def places(definitions: dg.Definitions) -> dict[str, Place]:
                 specs.setdefault(spec.tags[PROJECT_TAG], []).append(spec)
     found = {}
     for project, mine in specs.items():
-        (candidate,) = (spec for spec in mine if spec.key.path[-1] == TRAINING[-1])
-        document = candidate.metadata[POLICY]
-        if not isinstance(document, dg.JsonMetadataValue) or not isinstance(document.data, dict):
-            raise TypeError(f"the policy of {project} was replaced by another value.")
+        run, candidate = (
+            next(spec for spec in mine if spec.key.path[-1] == asset)
+            for asset in (TRAINING[0], TRAINING[-1])
+        )
+        datasets = tuple(spec.key.path[-1] for spec in mine if "dataset" in spec.kinds)
         found[project] = Place(
-            Policy.of(document.data),
-            tuple(spec.key.path[-1] for spec in mine if "dataset" in spec.kinds),
+            Policy.of(_told(candidate, POLICY)),
+            Outline(
+                params=tuple(_told(run, PARAMS)),
+                datasets=datasets,
+                trained_on=tuple(dep.asset_key.path[-1] for dep in run.deps),
+            ),
+            datasets,
             tuple(spec.key.path[-1] for spec in mine if "stage" in spec.kinds),
         )
     return found
+
+
+def _told(spec: dg.AssetSpec, name: str) -> dict[str, Any]:
+    """Return what an asset's metadata say of its project."""
+    value = spec.metadata[name]
+    if not isinstance(value, dg.JsonMetadataValue) or not isinstance(value.data, dict):
+        raise TypeError(f"{name!r} of {spec.key.to_user_string()} was replaced by another value.")
+    return value.data
 
 
 def carried(definitions: dg.Definitions, location: str) -> dg.Definitions:
@@ -81,13 +99,19 @@ def carried(definitions: dg.Definitions, location: str) -> dg.Definitions:
     missing = resources.keys() - (definitions.resources or {}).keys()
     found = places(definitions)
     name = identifier(location)
-    policies = {project: place.policy for project, place in found.items()}
     few = len(found) <= MOST_PROJECTS_WITH_JOBS
     return dg.Definitions(
         jobs=[job for project in found for job in _jobs(project, found[project])] if few else [],
         schedules=[_nightly(name, found, *work) for work in _NIGHTLY] if found else [],
         sensors=(
-            [event_sensor(f"{name}_events", policies, Settings.from_environment().sensor_seconds)]
+            [
+                event_sensor(
+                    f"{name}_events",
+                    {project: place.policy for project, place in found.items()},
+                    {project: place.outline for project, place in found.items()},
+                    Settings.from_environment().sensor_seconds,
+                )
+            ]
             if found
             else []
         ),

@@ -2,10 +2,11 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from artifact_pipelines.catalog import ledger, tables
 from artifact_pipelines.catalog.catalog import Transaction
@@ -42,8 +43,75 @@ class PlannedRun:
     seq: int
 
 
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What a project declares that a run may be asked for.
+
+    Attributes:
+        params: The names of its parameters.
+        datasets: Its datasets.
+        trained_on: Those of them that a run is trained on.
+    """
+
+    params: tuple[str, ...]
+    datasets: tuple[str, ...]
+    trained_on: tuple[str, ...]
+
+    def check(self, project: str, params: Collection[str], inputs: Collection[str]) -> None:
+        """Refuse parameters and datasets that a project does not declare.
+
+        Raises:
+            ConfigurationError: It declares no such parameter.
+            UnknownArtifactError: It has no such dataset.
+        """
+        unknown = sorted(set(params) - set(self.params))
+        if unknown:
+            raise ConfigurationError(
+                f"{project} declares no parameter {unknown[0]!r}; it declares "
+                f"{', '.join(self.params) or 'none'}. A new one is added to `params` in its YAML, "
+                "and Dagster reloads the code location."
+            )
+        foreign = sorted(set(inputs) - set(self.datasets))
+        if foreign:
+            raise UnknownArtifactError(
+                f"{project} has no dataset {foreign[0]!r}; it has {', '.join(self.datasets)}."
+            )
+
+
 class Sweeping(Publishing):
     """The registry, as far as runs are planned."""
+
+    def note_outlines(self, outlines: Mapping[str, Outline]) -> None:
+        """Remember what projects declare, as Dagster has just loaded them."""
+        told = {
+            project: digest.canonical(asdict(outline)).decode()
+            for project, outline in outlines.items()
+        }
+        table = tables.outline
+        known = self.catalog.read(
+            lambda conn: dict(conn.execute(sa.select(table.c.project, table.c.document)).all())
+        )
+        changed = {name: text for name, text in told.items() if known.get(name) != text}
+
+        def change(tx: Transaction) -> None:
+            # Two steps may tell the same at once, and neither must fail.
+            dialect = sqlite if tx.conn.dialect.name == "sqlite" else postgresql
+            insert = dialect.insert(table)
+            told_again = {"document": insert.excluded.document}
+            rows = [{"project": name, "document": changed[name]} for name in sorted(changed)]
+            tx.conn.execute(insert.on_conflict_do_update([table.c.project], set_=told_again), rows)
+
+        if changed:
+            self.catalog.write(change)
+
+    def outline(self, project: str) -> Outline | None:
+        """Return what a project declares, or None where Dagster has not said it."""
+        table = tables.outline
+        statement = sa.select(table.c.document).where(table.c.project == project)
+        text = self.catalog.read(lambda conn: conn.execute(statement).scalar())
+        if text is None:
+            return None
+        return Outline(**{name: tuple(said) for name, said in digest.parse(text.encode()).items()})
 
     def plan_runs(
         self,
@@ -64,7 +132,9 @@ class Sweeping(Publishing):
             resume_from: The checkpoint that all go on from.
 
         Raises:
+            ConfigurationError: The project declares no such parameter.
             ConflictError: A name is taken by a run, a planned run or a dataset.
+            UnknownArtifactError: There is no such project or dataset, or no version of one yet.
         """
         naming.check_run(plan)
         known = self.projects()
@@ -77,6 +147,15 @@ class Sweeping(Publishing):
             raise ConfigurationError(f"a plan holds 1 to {MOST_RUNS} runs, not {len(runs)}.")
         for name in runs:
             naming.check_run(name)
+        outline = self.outline(project)
+        if outline is not None:
+            asked = {name for params in runs.values() for name in params}
+            outline.check(project, asked, inputs or ())
+            for name in outline.trained_on:
+                if name not in (inputs or ()) and not self.datasets(project, name):
+                    raise UnknownArtifactError(
+                        f"the dataset {project}/{name} has no version yet; materialize it first."
+                    )
         body = {
             "project": project,
             "plan": plan,

@@ -117,6 +117,15 @@ def test_a_run_resumes_from_a_checkpoint_of_another(world: World) -> None:
         assert [found.step for found in registry.checkpoints(PROJECT, "run-2")] == [3, 4]
 
 
+def test_a_parameter_that_the_project_does_not_declare_trains_nothing(world: World) -> None:
+    world.materialize("datasets")
+    outcome = world.materialize("train", "run-1", train={"params": {"epcohs": 4}})
+
+    assert "churn declares no parameter 'epcohs'; it declares epochs, seed, end" in outcome.failure
+    with world.registry() as registry:
+        assert registry.runs(PROJECT) == []
+
+
 def test_a_trainer_that_saves_nothing_fails_with_a_sentence(world: World) -> None:
     world.materialize("datasets")
     outcome = world.materialize("train", "run-1", train={"params": {"epochs": 0}})
@@ -135,7 +144,7 @@ def test_an_unknown_input_is_named(world: World) -> None:
     world.materialize("datasets")
     outcome = world.materialize("train", "run-1", train={"inputs": {"raws": "churn/rows@1"}})
 
-    assert "the inputs name the dataset 'raws'" in outcome.failure
+    assert "churn has no dataset 'raws'; it has rows" in outcome.failure
 
 
 def test_a_name_that_breaks_the_rules_trains_nothing(world: World) -> None:

@@ -1,12 +1,14 @@
 """What happens in the registry reaches Dagster once, whatever Dagster forgets."""
 
+from typing import Any
+
 import dagster as dg
 import pytest
 
 from artifact_pipelines.defs import events
 from artifact_pipelines.defs.events import Cursor, Work
 from artifact_pipelines.defs.mirror import Mirror, identity
-from artifact_pipelines.errors import StoreError
+from artifact_pipelines.errors import ConfigurationError, StoreError
 from artifact_pipelines.resources import RegistryResource
 from artifact_pipelines_tests.defs.daemon import TOPIC, Daemon, outside, stages
 from artifact_pipelines_tests.world import PROJECT, World
@@ -240,8 +242,8 @@ def test_events_of_other_locations_are_passed_over(daemon: Daemon) -> None:
     assert isinstance(daemon.ask(), dg.SkipReason)
 
 
-def test_the_sensor_ticks_under_dagster(world: World) -> None:
-    outside(world, "elsewhere")
+def ticked(world: World) -> Any:  # noqa: ANN401 (Dagster does not export its type)
+    """Return what the sensor asks for when Dagster evaluates it."""
     definitions = world.definitions()
     with dg.DagsterInstance.local_temp(str(world.home)) as instance:
         sensor = definitions.resolve_sensor_def("growth_events")
@@ -251,7 +253,12 @@ def test_the_sensor_ticks_under_dagster(world: World) -> None:
             repository_def=definitions.get_repository_def(),
             resources={"registry": RegistryResource()},
         ) as context:
-            found = sensor.evaluate_tick(context)
+            return sensor.evaluate_tick(context)
+
+
+def test_the_sensor_ticks_under_dagster(world: World) -> None:
+    outside(world, "elsewhere")
+    found = ticked(world)
 
     assert found.run_requests is not None
     (request,) = found.run_requests
@@ -263,6 +270,7 @@ def test_the_sensor_ticks_under_dagster(world: World) -> None:
     }
     assert [request.partition_key for request in found.run_requests] == ["elsewhere"]
     assert len(found.dynamic_partitions_requests or ()) == 1
+    sensor = world.definitions().resolve_sensor_def("growth_events")
     assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
 
 
@@ -293,6 +301,18 @@ def test_planned_runs_are_trained_and_the_best_of_each_arrives(daemon: Daemon) -
     assert sorted(daemon.world.instance.get_dynamic_partitions("churn_runs")) == sorted(runs)
     assert len([key for key in daemon.launched if key.startswith("plan/")]) == 2
     assert stages(daemon.world) == {"staging": "churn/v2"}
+
+
+def test_a_parameter_added_to_the_yaml_can_be_asked_for_after_a_tick(world: World) -> None:
+    world.materialize("datasets")
+    world.change(params={"epochs": 3, "depth": 1})
+    with world.registry() as registry, pytest.raises(ConfigurationError, match="'depth'"):
+        registry.plan_runs(PROJECT, "sweep", {"sweep": {"depth": 2}})
+    ticked(world)
+    with world.registry() as registry:
+        (planned,) = registry.plan_runs(PROJECT, "sweep", {"sweep": {"depth": 2}})
+
+    assert planned.params == {"depth": 2}
 
 
 def test_a_long_sweep_waits_here_and_keeps_no_other_work_waiting(

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -16,8 +17,11 @@ from artifact_pipelines.errors import (
     UnknownArtifactError,
 )
 from artifact_pipelines.registry import Registry, open_registry
+from artifact_pipelines.registry.sweeping import Outline
 from artifact_pipelines_tests import building
 from artifact_pipelines_tests.building import PROJECT
+
+OUTLINE = Outline(params=("hidden", "lr"), datasets=("images", "held"), trained_on=("images",))
 
 
 def names(registry: Registry) -> list[str]:
@@ -124,3 +128,42 @@ def test_a_lock_ends_with_its_process(registry: Registry, tmp_path: Path) -> Non
     assert held
     assert meanwhile == (False, True)
     assert afterwards
+
+
+@pytest.mark.parametrize(
+    "asked,inputs,said",
+    [
+        ({"hiden": 9}, None, "digits declares no parameter 'hiden'; it declares hidden, lr"),
+        ({}, {"imges": "digits/images@1"}, "digits has no dataset 'imges'; it has images, held"),
+    ],
+)
+def test_a_plan_asks_for_nothing_that_the_project_does_not_declare(
+    registry: Registry, asked: dict[str, object], inputs: dict[str, str] | None, said: str
+) -> None:
+    building.dataset(registry)
+    registry.plan_runs(PROJECT, "before", {"before": asked})
+    registry.note_outlines({PROJECT: OUTLINE})
+
+    with pytest.raises((ConfigurationError, UnknownArtifactError), match=said):
+        registry.plan_runs(PROJECT, "a", {"a": {}, "b": asked}, inputs=inputs)
+
+    assert names(registry) == ["before"]
+
+
+def test_a_plan_waits_for_no_dataset_that_does_not_exist(registry: Registry) -> None:
+    images = building.dataset(registry)
+    registry.note_outlines({PROJECT: replace(OUTLINE, trained_on=("images", "held"))})
+
+    with pytest.raises(UnknownArtifactError, match="digits/held has no version yet; materialize"):
+        registry.plan_runs(PROJECT, "a", {"a": {}})
+    registry.plan_runs(PROJECT, "a", {"a": {}}, inputs={"held": images.id})
+
+    assert names(registry) == ["a"]
+
+
+def test_an_outline_is_what_was_said_last(registry: Registry) -> None:
+    registry.note_outlines({PROJECT: replace(OUTLINE, params=()), "other": OUTLINE})
+    registry.note_outlines({PROJECT: OUTLINE})
+
+    assert registry.outline(PROJECT) == registry.outline("other") == OUTLINE
+    assert registry.outline("none") is None

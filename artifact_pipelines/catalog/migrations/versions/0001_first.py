@@ -148,6 +148,13 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("subject", name="pk_attempt"),
     )
     op.create_table(
+        "outline",
+        sa.Column("project", sa.Text(), nullable=False),
+        sa.Column("document", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("project", name="pk_outline"),
+        comment="what Dagster last said of a project: parameters and datasets, canonical JSON",
+    )
+    op.create_table(
         "chunk",
         sa.Column("key", sa.Text(), nullable=False),
         sa.Column("pack", sa.Text(), nullable=False),
