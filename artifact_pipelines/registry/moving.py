@@ -20,7 +20,6 @@ from artifact_pipelines.catalog.catalog import Transaction, batches
 from artifact_pipelines.domain.publication import Publication
 from artifact_pipelines.domain.record import Kind
 from artifact_pipelines.errors import (
-    CodecError,
     GoneError,
     HeldError,
     MoveAbandonedError,
@@ -275,7 +274,7 @@ class Moving(Publishing):
     def _write_cold(self, group: list[Artifact], session: Session) -> _Work:
         """Write the chunks that only a group and other cold artifacts need in their smallest form.
 
-        What a hot artifact needs as well stays where it is.
+        What a hot artifact needs as well stays where it is, and so does what a cold one had coded.
         """
         kept = {artifact.id: self._kept(artifact) for artifact in group}
         keys = sorted({key for files in kept.values() for _, key, _ in files})
@@ -285,7 +284,8 @@ class Moving(Publishing):
         movable = {
             key
             for key, place in places.items()
-            if place.codec == RAW and users.get(key, set()) <= own
+            if place.base is None
+            and users.get(key, set()) <= (own if place.codec == RAW else kept.keys())
         }
         order = _paired([kept[artifact.id] for artifact in group], places, movable, view)
         return self._write_coded(session, order, places, movable, view)
@@ -302,7 +302,6 @@ class Moving(Publishing):
         base: Bytes = b""
         pending: deque[Future[_Coded]] = deque()
         found = self.store.read_chunks([key for key, _ in order], self.locate)
-        check = partial(self.store.chunk_key, scope=session.scope)
         with ThreadPoolExecutor(_WORKERS) as pool:
             for (key, base_key), data in zip(order, found, strict=True):
                 if base_key is None:
@@ -310,7 +309,7 @@ class Moving(Publishing):
                 if key not in movable:
                     continue
                 against = (base_key, base) if base_key is not None else None
-                pending.append(pool.submit(_coded, check, key, data, against))
+                pending.append(pool.submit(_coded, key, data, against))
                 if len(pending) >= _WORKERS:
                     _put(session, pending.popleft().result(), work)
             while pending:
@@ -466,14 +465,10 @@ def _spots(files: list[tuple[str, str, int]]) -> dict[tuple[str, int], tuple[str
     return found
 
 
-def _coded(
-    check: Callable[[Bytes], str], key: str, data: Bytes, against: tuple[str, Bytes] | None
-) -> _Coded:
-    """Return the smallest form of a chunk, once it has been read back from that form."""
+def _coded(key: str, data: Bytes, against: tuple[str, Bytes] | None) -> _Coded:
+    """Return the smallest form of a chunk."""
     base_key, base = against or (None, None)
     found = codec.encode(data, base)
-    if check(codec.decode(found.codec, found.data, len(data), base)) != key:
-        raise CodecError(f"chunk {key[:16]} does not come back from the codec {found.codec!r}.")
     return key, found, base_key if found.differs else None, len(data)
 
 

@@ -1,4 +1,4 @@
-"""How a cold chunk is stored: its bytes by significance, perhaps as a difference, compressed.
+"""How a chunk is stored: raw, or its bytes by significance, perhaps as a difference, compressed.
 
 Numbers of one kind differ little in their high bytes and much in their low ones. A chunk is
 therefore taken in blocks of 4 MiB, and each block as `width` planes: plane k holds the bytes
@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from artifact_pipelines.errors import CodecError, StoreError
 from artifact_pipelines.store.chunking import MAX_CHUNK, MIB
+from artifact_pipelines.store.writing import room
 
 RAW: Final = "raw"
 BLOCK: Final = 4 * MIB
@@ -42,7 +43,9 @@ _LENGTH: Final = struct.Struct("<I")
 _COMPRESSED: Final = 1 << 31
 _SAMPLES: Final = 4
 _SAMPLE: Final = 64 * 1024
+_QUICK_SAMPLE: Final = 16 * 1024
 _CLOSE: Final = 1.1  # samples whose sizes differ by less say nothing for sure
+_WORTH: Final = 0.9  # what saves less is not worth the time of a writer who waits
 
 Bytes = bytes | bytearray | memoryview
 _Array = NDArray[Any]
@@ -73,6 +76,9 @@ def encode(data: Bytes, base: Bytes | None = None) -> Encoded:
 
     Which width and form to try is decided by a sample; the raw form is kept unless another
     one is smaller.
+
+    Raises:
+        CodecError: The chunk does not come back from the form that was found.
     """
     view = np.frombuffer(data, np.uint8)
     other = None
@@ -84,7 +90,23 @@ def encode(data: Bytes, base: Bytes | None = None) -> Encoded:
         if len(stored) < len(best.data):
             kind = "difference" if differs else "planes"
             best = Encoded(f"{kind}/{width}", stored, differs)
-    return best
+    return _read_back(best, view, base)
+
+
+def encode_quickly(data: Bytes) -> Encoded:
+    """Return a chunk's planes where a small sample says that they save a tenth, or the raw form.
+
+    Raises:
+        CodecError: The chunk does not come back from them.
+    """
+    view = np.frombuffer(data, np.uint8)
+    sample = _sample(view, _QUICK_SAMPLE)
+    least, width = min((len(_encoded(sample, None, width)), width) for width in _WIDTHS)
+    if least <= len(sample) * _WORTH:
+        stored = _encoded(view, None, width)
+        if len(stored) <= len(data) * _WORTH:
+            return _read_back(Encoded(f"planes/{width}", stored), view)
+    return Encoded(RAW, data)
 
 
 def decode(codec: str, stored: Bytes, length: int, base: Bytes | None = None) -> Bytes:
@@ -114,7 +136,7 @@ def decode(codec: str, stored: Bytes, length: int, base: Bytes | None = None) ->
         if base is None or len(base) != length:
             raise CodecError("a difference needs a base of its own length.")
         other = np.frombuffer(base, np.uint8)
-    made = bytearray(length)
+    made = room(length)
     out, rest = np.frombuffer(made, np.uint8), memoryview(stored)
     for start in range(0, length, BLOCK):
         rest = _decode_block(rest, out[start : start + BLOCK], width)
@@ -122,7 +144,15 @@ def decode(codec: str, stored: Bytes, length: int, base: Bytes | None = None) ->
             _add(out[start : start + BLOCK], other[start : start + BLOCK], width)
     if rest:
         raise CodecError(f"{len(rest)} bytes follow the end of a chunk.")
-    return memoryview(made)
+    return made
+
+
+def _read_back(found: Encoded, view: _Array, base: Bytes | None = None) -> Encoded:
+    """Return a form from which a chunk was read back, since its raw bytes may soon be gone."""
+    back = decode(found.codec, found.data, len(view), base if found.differs else None)
+    if not np.array_equal(np.frombuffer(back, np.uint8), view):
+        raise CodecError(f"a chunk does not come back from the codec {found.codec!r}.")
+    return found
 
 
 def _encoded(view: _Array, other: _Array | None, width: int) -> bytearray:
@@ -179,9 +209,10 @@ def _decompressed(frame: memoryview, length: int) -> bytes:
 
 
 def _planes(block: _Array, width: int) -> Iterator[_Array]:
-    grid = block[: len(block) // width * width].reshape(-1, width)
+    numbers = block[: len(block) // width * width].view(f"<u{width}")
     for index in range(width):
-        yield np.ascontiguousarray(grid[:, index])
+        # A shift runs three times as fast as a copy of every n-th byte.
+        yield (numbers >> numbers.dtype.type(8 * index)).astype(np.uint8)
 
 
 def _subtract(block: _Array, other: _Array, width: int) -> _Array:
@@ -211,8 +242,8 @@ def _add(out: _Array, other: _Array, width: int) -> None:
 
 def _promising(view: _Array, other: _Array | None) -> list[tuple[int, bool]]:
     """Return the width and form of each way that may be the smallest, by a sample."""
-    sample = _sample(view)
-    against = None if other is None else _sample(other)
+    sample = _sample(view, _SAMPLE)
+    against = None if other is None else _sample(other, _SAMPLE)
     best = {
         differs: min(
             (len(_encoded(sample, against if differs else None, width)), width) for width in _WIDTHS
@@ -223,10 +254,10 @@ def _promising(view: _Array, other: _Array | None) -> list[tuple[int, bool]]:
     return [(width, differs) for differs, (size, width) in best.items() if size <= least * _CLOSE]
 
 
-def _sample(whole: _Array) -> _Array:
-    """Return some bytes of a chunk, from places that keep the order of significance."""
-    if len(whole) <= _SAMPLES * _SAMPLE:
+def _sample(whole: _Array, length: int) -> _Array:
+    """Return some runs of bytes of a chunk, from places that keep the order of significance."""
+    if len(whole) <= _SAMPLES * length:
         return whole
-    step = (len(whole) - _SAMPLE) // (_SAMPLES - 1) // 8 * 8
+    step = (len(whole) - length) // (_SAMPLES - 1) // 8 * 8
     starts = (step * number for number in range(_SAMPLES))
-    return np.concatenate([whole[start : start + _SAMPLE] for start in starts])
+    return np.concatenate([whole[start : start + length] for start in starts])

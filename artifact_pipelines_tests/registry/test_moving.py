@@ -18,7 +18,7 @@ from artifact_pipelines.errors import (
     MoveAbandonedError,
     UnknownArtifactError,
 )
-from artifact_pipelines.registry import Registry, open_registry
+from artifact_pipelines.registry import Registry, open_registry, sessions
 from artifact_pipelines.registry.reading import Artifact
 from artifact_pipelines.registry.steps import Steps
 from artifact_pipelines.store import codec
@@ -163,6 +163,32 @@ def test_what_a_hot_artifact_needs_stays_hot(registry: Registry) -> None:
     assert (early, registry.locate([key])[key].codec != "raw") == ("raw", True)
     assert all(registry.verify(reference).ok for reference in names(made))
     assert all_closed(registry)
+
+
+def test_what_deduplication_spares_a_writer_is_spent_on_coding(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "CODED", 1000)
+    made = trained(registry, steps=3, frozen=True)
+    before = [contents(registry, found) for found in made]
+
+    assert codecs(registry, made[0]) == {"raw"}
+    assert codecs(registry, made[1]) == codecs(registry, made[2]) == {"raw", "planes"}
+
+    # They are archived as if they were raw.
+    registry.archive(names(made))
+    assert ["difference" in codecs(registry, found) for found in made] == [True, False, True]
+    assert [contents(registry, found) for found in made] == before
+    assert registry.scrub().ok
+    assert all_closed(registry)
+
+
+def test_what_is_new_throughout_is_written_as_it_is(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "CODED", 1000)
+
+    assert codecs(registry, trained(registry, steps=2)[1]) == {"raw"}
 
 
 def test_groups_are_of_neighbouring_steps(registry: Registry) -> None:

@@ -1,6 +1,7 @@
 """What a codec makes of a chunk comes back as it was, and nothing else is believed."""
 
 import struct
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -83,6 +84,35 @@ def test_half_precision_is_found_by_its_width() -> None:
     half = (np.frombuffer(weights(1), "<u4") >> 16).astype("<u2").tobytes()
 
     assert codec.encode(half).codec in {"planes/2", "planes/4"}
+
+
+def test_a_writer_who_waits_codes_what_a_small_sample_promises() -> None:
+    noise = np.random.default_rng(3).bytes(MIB)
+    for data, expected in (
+        (weights(1, MIB // 4), {"planes/4", "planes/8"}),
+        (b"to be or not to be, " * 60_000, {"planes/1"}),
+        (noise, {"raw"}),
+        (weights(1, 1_000) + noise, {"raw"}),
+    ):
+        found = codec.encode_quickly(data)
+
+        assert found.codec in expected
+        assert len(found.data) <= 0.9 * len(data) or found.codec == "raw"
+        assert bytes(codec.decode(found.codec, found.data, len(data))) == data
+
+
+@pytest.mark.parametrize("encode", [codec.encode, codec.encode_quickly])
+def test_what_does_not_come_back_is_not_stored(
+    monkeypatch: pytest.MonkeyPatch, encode: Callable[[bytes], codec.Encoded]
+) -> None:
+    real = codec._encoded
+
+    def wrong(view: codec._Array, other: codec._Array | None, width: int) -> bytearray:
+        return real(view[::-1].copy(), other, width)
+
+    monkeypatch.setattr(codec, "_encoded", wrong)
+    with pytest.raises(CodecError, match="does not come back from the codec"):
+        encode(weights(1))
 
 
 def test_a_base_of_another_length_is_not_used() -> None:

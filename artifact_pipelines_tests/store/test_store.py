@@ -642,6 +642,7 @@ def peak(work: Callable[[], object]) -> int:
     tracemalloc.start()
     try:
         with (
+            mock.patch.object(codec, "room", counted),
             mock.patch.object(files, "room", counted),
             mock.patch.object(scanning, "room", counted),
             mock.patch.object(writing, "room", counted),
