@@ -109,6 +109,32 @@ def backtest_retention(
         raise typer.Exit(1)
 
 
+@retention.command("due")
+def show_due(
+    project: Annotated[str | None, typer.Argument(help="The project; all if none.")] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Show how much the policies would archive, slim and forget now; makes no plan."""
+    with listing() as registry:
+        due = {} if registry is None else registry.due(project)
+    if as_json:
+        show_json({"projects": [{"project": name, **totals} for name, totals in due.items()]})
+        return
+    show_table(
+        "Due now",
+        ("project", "#stay", "#archive", "#slim", "#forget", "#bytes"),
+        [
+            (
+                name,
+                *(totals[action]["artifacts"] for action in ("keep", "archive", "slim", "forget")),
+                size(totals["forget"]["size_bytes"]),
+            )
+            for name, totals in due.items()
+        ],
+    )
+
+
 @retention.command("list")
 def list_plans(
     project: Annotated[str | None, typer.Argument(help="The project; all if none.")] = None,

@@ -49,6 +49,8 @@ def _size(value: object) -> int:
     """Return the number of bytes that a text writes."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{16,30}", value):
+        return int(value)  # beyond what a JSON number carries, so canonical JSON writes a text
     found = _SIZE.fullmatch(value) if isinstance(value, str) else None
     if found is None:
         raise ValueError("expected a size such as 500MB, 20GB or 2TiB")

@@ -1,6 +1,8 @@
 """Retention plans: what may go, readable before anything does, bound to the ledger's head."""
 
+import os
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,12 +172,16 @@ class Planning(Holding):
         By project and action; no plan is made. What approved plans are about to change counts
         as kept.
         """
-        held, found = self.held(), {}
-        for one in self.projects() if project is None else [project]:
-            policy = self.policy(one)
+        held = self.held()
+
+        def totals(one: str) -> dict[str, dict[str, int]]:
             keeping = _holding(held, _planned(self._pending(one)))
-            found[one] = self.catalog.read(surveying.totals, one, policy, keeping)
-        return found
+            return self.catalog.read(surveying.totals, one, self.policy(one), keeping)
+
+        # The database works outside of Python's lock.
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
+            projects = self.projects() if project is None else [project]
+            return dict(zip(projects, threads.map(totals, projects), strict=True))
 
     def decisions(
         self, project: str, policy: Policy, artifacts: Iterable[str], excepted: str | None = None

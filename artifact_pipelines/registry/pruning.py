@@ -75,7 +75,7 @@ class Pruning(Applying):
         self.catalog.write(packs.expire)
         self._adopt_strays()
         yield "expired"
-        unneeded = self.catalog.read(_unneeded)
+        unneeded = self.catalog.read(unneeded_packs)
         disagreements = self._disagreements(unneeded, canary)
         if disagreements:
             if disagreements != [BUSY]:
@@ -130,7 +130,7 @@ class Pruning(Applying):
     def _disagreements(self, unneeded: set[str], canary: Artifact) -> list[str]:
         """Return what the catalog and the store say differently about what is alive."""
         for _ in range(_LOOKS):
-            size, mine, pointers = self.catalog.read(_liveness)
+            size, mine, pointers = self.catalog.read(living)
             self.export_leaves()
             other = alive(self, size)
             if size != other.size:
@@ -270,7 +270,7 @@ def _doom(tx: Transaction, pack: str, grace: float, actor: str) -> None:
         )
 
 
-def _unneeded(conn: Connection) -> set[str]:
+def unneeded_packs(conn: Connection) -> set[str]:
     """Return the packs that may be deleted, by the catalog alone."""
     return {
         *packs.unused(conn, "live"),
@@ -279,7 +279,8 @@ def _unneeded(conn: Connection) -> set[str]:
     }
 
 
-def _liveness(conn: Connection) -> tuple[int, dict[str, str], dict[str, str]]:
+def living(conn: Connection) -> tuple[int, dict[str, str], dict[str, str]]:
+    """Return the leaves, the kinds of what is alive and the pointers, by the catalog alone."""
     artifact, stage = tables.artifact, tables.stage
     rows = conn.execute(sa.select(artifact.c.id, artifact.c.kind).where(artifact.c.state == "live"))
     mine = {row.id: row.kind for row in rows}

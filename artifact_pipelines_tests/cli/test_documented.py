@@ -52,6 +52,7 @@ COMMANDS = {
     "checkpoint diff": ["digits/a@1", "digits/a@2"],
     "search": ["kind = checkpoint"],
     "retention plan": ["digits"],
+    "retention due": [],
     "hold place": ["digits/a@2", "--name", "case", "--reason", "asked for"],
     "hold list": [],
     "hold lift": ["digits/a@2", "--name", "case", "--reason", "closed"],

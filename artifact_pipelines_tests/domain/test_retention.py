@@ -300,6 +300,13 @@ def test_every_term_is_read_back_as_it_was_written() -> None:
     assert found.document() == {"retention": retention}
 
 
+def test_a_size_beyond_what_a_json_number_carries_is_read_back() -> None:
+    found = Policy.of({"retention": {"max_bytes": "20000TB"}})
+
+    assert Policy.decode(found.encode()).retention == found.retention
+    assert found.retention.max_bytes == 2 * 10**16
+
+
 items_drawn = st.lists(
     st.builds(
         Item,
