@@ -40,6 +40,8 @@ class Settings:
         metrics: The folder where processes leave figures for Prometheus, or nothing.
         spans: Whether OpenTelemetry gets spans.
         executor: What carries the steps of a Dagster run.
+        training_pod: The template of the pods that train on Kubernetes; training is a process
+            of the Dagster run when left out.
     """
 
     home: Path
@@ -54,6 +56,7 @@ class Settings:
     metrics: Path | None = None
     spans: bool = False
     executor: str = "in-process"
+    training_pod: Path | None = None
 
     @classmethod
     def from_environment(
@@ -99,6 +102,9 @@ class Settings:
             metrics=_absolute(given["METRICS"], here) if "METRICS" in given else None,
             spans=given.get("SPANS", "off").lower() in {"1", "on", "true", "yes"},
             executor=_one_of("EXECUTOR", given.get("EXECUTOR", EXECUTORS[0]), EXECUTORS),
+            training_pod=(
+                _absolute(given["TRAINING_POD"], here) if "TRAINING_POD" in given else None
+            ),
         )
 
 

@@ -38,6 +38,14 @@ def nothing() -> int:
     return 7
 
 
+def talkative(run: Run) -> None:
+    """Train and say how it goes between the checkpoints."""
+    for step in range(1, 5):
+        run.log({"loss": 1 / step}, step=step)
+        if step % 2 == 0:
+            run.checkpoint({"w": np.full(2, step)}, step=step, metrics={"accuracy": step / 10})
+
+
 def fit(run: Run) -> None:
     """Save a checkpoint per epoch whose accuracy is its step, and end as `end` says."""
     run.dataset("rows")

@@ -17,6 +17,8 @@ from dagster_k8s.container_context import K8sContainerContext
 from artifact_pipelines import fanning
 from artifact_pipelines.registry import open_registry
 from artifact_pipelines.registry.measuring import PREFIX, figures
+from artifact_pipelines.resources import PodTrainer
+from artifact_pipelines.settings import Settings
 from artifact_pipelines_tests.databases import Forwarded, Postgres
 
 ROOT = Path(__file__).parent.parent
@@ -128,9 +130,43 @@ def test_the_schema_is_really_looked_at() -> None:
 
 def test_the_folder_lists_every_manifest() -> None:
     listed = read(KUBERNETES / "kustomization.yaml")
+    carried = {name for one in listed["configMapGenerator"] for name in one.get("files", ())}
 
-    files = {file.name for file in KUBERNETES.glob("*.yaml")} - NO_MANIFESTS
-    assert set(listed["resources"]) == files
+    files = {file.name for file in KUBERNETES.glob("*.yaml")}
+    assert set(listed["resources"]) == files - NO_MANIFESTS - carried
+    assert carried <= files
+
+
+def test_a_training_is_a_pod_that_the_settings_name() -> None:
+    listed = read(KUBERNETES / "kustomization.yaml")
+    (settings,) = [one for one in listed["configMapGenerator"] if one["name"] == "settings"]
+    named = Settings.from_environment(dict(text.split("=", 1) for text in settings["literals"]))
+    launched = read(KUBERNETES / "dagster.yaml")["run_launcher"]["config"]
+    places = {mount["name"]: mount["mount_path"] for mount in launched["volume_mounts"]}
+    assert named.training_pod is not None
+    template = KUBERNETES / named.training_pod.name
+    pod = PodTrainer(template=str(template)).pod()
+    (main,) = pod["spec"]["containers"]
+
+    assert str(named.training_pod.parent) == places["training"]
+    kubernetes_validate.validate({"apiVersion": "v1", "kind": "Pod", **pod}, CLUSTER, strict=True)
+    assert main["command"] == ["python", "-m", "artifact_pipelines.sdk"]
+    assert pod["spec"]["restartPolicy"] == "Never"
+    assert pod["metadata"]["namespace"] == listed["namespace"]
+    assert {volume["name"] for volume in pod["spec"]["volumes"]} == {
+        mount["name"] for mount in main["volumeMounts"]
+    }
+
+
+def test_a_run_may_start_the_pods_that_train_and_a_training_nothing() -> None:
+    named = {(one["kind"], one["metadata"]["name"]): one for one in manifests()}
+    (pods, _) = named["Role", "runs"]["rules"]
+
+    assert {"create", "delete", "get", "list"} <= set(pods["verbs"])
+    assert named["RoleBinding", "runs"]["subjects"] == [{"kind": "ServiceAccount", "name": "runs"}]
+    assert named["ServiceAccount", "training"]["automountServiceAccountToken"] is False
+    template = named["PodTemplate", "training"]["template"]["spec"]
+    assert template["serviceAccountName"] == "training"
 
 
 @pytest.mark.parametrize("name", deployments())

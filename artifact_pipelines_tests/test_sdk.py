@@ -689,3 +689,42 @@ class TestThePackage:
         assert artifact_pipelines.__version__[0].isdigit()
         with pytest.raises(AttributeError, match="no attribute 'nothing'"):
             _ = artifact_pipelines.nothing
+
+
+def test_what_is_reported_between_checkpoints_is_in_the_next_one(home: Path) -> None:
+    with start_run("p", "r", home=home) as run:
+        run.log({"loss": 0.5, "odd": float("nan")}, step=1)
+        run.log({"größe": 2}, step=2)
+        run.checkpoint({"w": np.ones(2)}, step=2)
+        run.checkpoint({"w": np.zeros(2)}, step=3)
+        run.log({"loss": 0.1}, step=4)
+        with pytest.raises(TrainerError, match=r"p/r@5: the metric 'loss' is 'low', not a number"):
+            run.log({"loss": "low"}, step=5)  # type: ignore[dict-item]
+        with pytest.raises(TrainerError, match="the step must be a whole number"):
+            run.log({}, step=1.5)  # type: ignore[arg-type]
+    with open_registry(home) as registry:
+        kept = registry.read("p/r@2", "metrics.jsonl").decode().splitlines()
+        files = [file.path for file in registry.files("p/r@3")]
+
+    assert [json.loads(line) for line in kept] == [
+        {"step": 1, "metrics": {"loss": 0.5, "odd": "NaN"}},
+        {"step": 2, "metrics": {"größe": 2}},
+    ]
+    assert files == ["model.safetensors", "state.json"]
+
+
+def test_reports_without_end_take_bounded_memory(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("artifact_pipelines.sdk.running._MOST_LOGGED", 4_000)
+    with start_run("p", "r", home=home) as run:
+        for step in range(1_000):
+            run.log({"loss": 0.5}, step=step)
+        run.checkpoint({"w": np.ones(2)}, step=1_000)
+    with open_registry(home) as registry:
+        kept = registry.read("p/r@1000", "metrics.jsonl").splitlines()
+        steps = [json.loads(line)["step"] for line in kept]
+
+    assert 40 < len(kept) <= 110
+    assert steps == sorted(steps)
+    assert steps[0] == 0

@@ -72,10 +72,12 @@ class Outcome:
     Attributes:
         result: The run.
         failure: Why it failed, as the run's page says it.
+        instance: Where it is recorded.
     """
 
     result: dg.ExecuteInProcessResult
     failure: str
+    instance: dg.DagsterInstance
 
     @property
     def success(self) -> bool:
@@ -96,6 +98,12 @@ class Outcome:
         """Return the assets that were materialized."""
         events = self.result.get_asset_materialization_events()
         return [event.asset_key.path[-1] for event in events if event.asset_key]
+
+    def logged(self) -> list[dg.EventLogEntry]:
+        """Return what was logged in the run."""
+        return [
+            one for one in self.instance.all_logs(self.result.run_id) if not one.is_dagster_event
+        ]
 
     def _materialization(self, asset: str) -> dg.AssetMaterialization:
         (found,) = [
@@ -120,12 +128,14 @@ class World:
         instance: The Dagster instance.
         declared: The project.
         apart: Whether trainings run in a process of their own.
+        trainer: What trains instead, where it is neither.
     """
 
     home: Path
     instance: dg.DagsterInstance
     declared: Declaration
     apart: bool = False
+    trainer: TrainerResource | None = None
 
     @property
     def policy(self) -> Policy:
@@ -140,8 +150,8 @@ class World:
         """Return the project's code location."""
         found = definitions_of(self.declared, ROOT)
         if not self.apart:
-            trainer = dg.Definitions(resources={"trainer": InProcessTrainer()})
-            found = dg.Definitions.merge(found, trainer)
+            trainer = self.trainer or InProcessTrainer()
+            found = dg.Definitions.merge(found, dg.Definitions(resources={"trainer": trainer}))
         return with_registry(found, "growth")
 
     def registry(self) -> Registry:
@@ -179,7 +189,7 @@ class World:
             )
             for failure in failures
         ]
-        return Outcome(result, "\n".join(said))
+        return Outcome(result, "\n".join(said), self.instance)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from artifact_pipelines.defs.events import event_sensor
 from artifact_pipelines.domain.policy import Policy
 from artifact_pipelines.fanning import VALUES, StepValues, executor
 from artifact_pipelines.registry.sweeping import Outline
-from artifact_pipelines.resources import RegistryResource, TrainerResource
+from artifact_pipelines.resources import RegistryResource, trainer
 from artifact_pipelines.settings import Settings
 
 MOST_PROJECTS_WITH_JOBS = 24
@@ -91,9 +91,10 @@ def carried(definitions: dg.Definitions, location: str) -> dg.Definitions:
         definitions: Everything in the code location, projects and other assets.
         location: The name of the code location.
     """
+    settings = Settings.from_environment()
     resources = {
         "registry": RegistryResource(),
-        "trainer": TrainerResource(),
+        "trainer": trainer(settings),
         VALUES: StepValues(),
     }
     missing = resources.keys() - (definitions.resources or {}).keys()
@@ -109,7 +110,7 @@ def carried(definitions: dg.Definitions, location: str) -> dg.Definitions:
                     f"{name}_events",
                     {project: place.policy for project, place in found.items()},
                     {project: place.outline for project, place in found.items()},
-                    Settings.from_environment().sensor_seconds,
+                    settings.sensor_seconds,
                 )
             ]
             if found

@@ -34,7 +34,7 @@ NO_FILES = Manifest(()).digest
 """What a draft's record cites until its files have been read."""
 
 _VERSIONED = {Kind.DATASET, Kind.MODEL}
-_TRAINING_ONLY = ("optimizer.", "state.json")
+_TRAINING_ONLY = ("optimizer.", "state.json", "metrics.jsonl")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
+from artifact_pipelines.domain import digest
 from artifact_pipelines.domain.record import Input, Kind
 from artifact_pipelines.errors import (
     ArtifactError,
@@ -54,6 +55,9 @@ if TYPE_CHECKING:
 MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
+METRICS_FILE = "metrics.jsonl"
+
+_MOST_LOGGED = 64 * 2**20  # bytes of metrics that wait for the next checkpoint
 
 _REASON_LENGTH = 500
 
@@ -109,6 +113,7 @@ class Run:
         *,
         resume_from: "Artifact | None" = None,
         on_checkpoint: "Callable[[Artifact], None] | None" = None,
+        on_metrics: "Callable[[int, Mapping[str, float]], None] | None" = None,
         pending_bytes: int = PENDING_BYTES,
     ) -> None:
         """Open a run that is registered; `start_run` does both."""
@@ -120,6 +125,9 @@ class Run:
         self._registry = registry
         self._base = resume_from
         self._on_checkpoint = on_checkpoint
+        self._on_metrics = on_metrics
+        self._logged: list[bytes] = []
+        self._logged_bytes = 0
         self._saved = {step_of(saved): saved for saved in view.checkpoints}
         self._point = self._saved[max(self._saved)] if self._saved else resume_from
         self._datasets: dict[str, Any] = {}
@@ -190,6 +198,29 @@ class Run:
             self._datasets[name] = self._read_dataset(name)
         return self._datasets[name]
 
+    def log(self, metrics: Mapping[str, SupportsFloat], *, step: int) -> None:
+        """Report numbers between checkpoints.
+
+        They are shown where the run is followed, and kept in the `metrics.jsonl` of the next
+        checkpoint; what no checkpoint follows is shown alone. Of more than 64 MiB between two
+        checkpoints every other line is kept.
+
+        Raises:
+            TrainerError: A value is no number.
+            ConflictError: The run is complete.
+        """
+        self._check_open()
+        step = _whole("step", step)
+        numbers = _numbers(f"{self.reference}@{step}", metrics)
+        line = digest.canonical({"step": step, "metrics": numbers})
+        self._logged.append(line)
+        self._logged_bytes += len(line) + 1
+        if self._logged_bytes > _MOST_LOGGED:
+            self._logged = self._logged[::2]
+            self._logged_bytes = sum(len(one) + 1 for one in self._logged)
+        if self._on_metrics is not None:
+            self._on_metrics(step, numbers)
+
     def checkpoint(
         self,
         tensors: Any,  # noqa: ANN401 (any framework's)
@@ -251,6 +282,8 @@ class Run:
                 state = {"step": step, "epoch": epoch, "scheduler": schedule, "rng": rng}
                 optional = {} if form is None else {"optimizer": form}
                 added[STATE_FILE] = write_state(what, state | optional)
+            if self._logged:
+                added[METRICS_FILE] = b"".join(line + b"\n" for line in self._logged)
             _add_files(what, content, added, files or {})
             facts = {
                 "metrics": _numbers(what, metrics or {}),
@@ -264,6 +297,7 @@ class Run:
         except BaseException:
             self._publisher.release(size)
             raise
+        self._logged, self._logged_bytes = [], 0
         saved = Saved(f"{self.reference}@{step}", step)
         self._publisher.hand_over(saved, partial(self._publish, job), size)
         if any(isinstance(source, Path) for source in job.files.values()):
@@ -469,6 +503,7 @@ def running(
     code: Code | None = None,
     annex: Mapping[str, Any] | None = None,
     on_checkpoint: "Callable[[Artifact], None] | None" = None,
+    on_metrics: "Callable[[int, Mapping[str, float]], None] | None" = None,
     pending_bytes: int = PENDING_BYTES,
 ) -> Iterator[Run]:
     """Yield a run as `start_run` does, with what the caller knows better than this process."""
@@ -508,6 +543,7 @@ def running(
             Path(workdir),
             resume_from=base,
             on_checkpoint=on_checkpoint,
+            on_metrics=on_metrics,
             pending_bytes=pending_bytes,
         )
         if run.complete:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from artifact_pipelines.registry.reading import Artifact
 
 _SHOWN_METRICS = 8
+_BETWEEN = 10.0  # seconds between two lines of metrics in Dagster's log
 _LOOK = 1.0  # seconds between two looks at the parent
 _STOPPED = 128 + signal.SIGTERM
 
@@ -67,7 +68,9 @@ def _work(pipes: "PipesContext") -> int:
 
     sentence, code = None, 0
     try:
-        saved.update(_train(pipes.extras, {"dagster_run": pipes.run_id}, report))
+        saved.update(
+            _train(pipes.extras, {"dagster_run": pipes.run_id}, report, _Shown(pipes).metrics)
+        )
     except ArtifactError as error:
         sentence, code = str(error), 1
         if error.__cause__ is not None:
@@ -90,8 +93,26 @@ def _work(pipes: "PipesContext") -> int:
     return code
 
 
+class _Shown:
+    """The metrics that Dagster's log shows while training goes on: the newest, now and then."""
+
+    def __init__(self, pipes: "PipesContext") -> None:
+        self._pipes = pipes
+        self._next = 0.0
+
+    def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Show metrics, unless others were shown just now."""
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + _BETWEEN
+            self._pipes.log.info("step %d: %s", step, _shown(metrics))
+
+
 def _train(
-    job: Mapping[str, Any], annex: Mapping[str, Any], report: "Callable[[Artifact], None]"
+    job: Mapping[str, Any],
+    annex: Mapping[str, Any],
+    report: "Callable[[Artifact], None]",
+    metrics: Callable[[int, Mapping[str, float]], None],
 ) -> list[int]:
     """Train, and return the steps of all checkpoints of the run."""
     missing = [field for field in ("project", "run", "train") if not job.get(field)]
@@ -115,6 +136,7 @@ def _train(
         code=replace(code, facts={**code.facts, **(job.get("code") or {})}),
         annex={**annex, **(job.get("dagster") or {})},
         on_checkpoint=report,
+        on_metrics=metrics,
     ) as run:
         if run.complete:
             sys.stdout.write(f"{run.reference} is complete: nothing is trained again\n")
@@ -148,8 +170,12 @@ def _function(name: str) -> Callable[[Run], object]:
 
 
 def _line(checkpoint: "Artifact") -> str:
-    metrics = sorted(checkpoint.metrics.items())
-    shown = [f"{name} {value:.6g}" for name, value in metrics[:_SHOWN_METRICS]]
-    if len(metrics) > _SHOWN_METRICS:
-        shown.append(f"and {len(metrics) - _SHOWN_METRICS} more")
-    return f"{checkpoint.reference}  {', '.join(shown)}".rstrip()
+    return f"{checkpoint.reference}  {_shown(checkpoint.metrics)}".rstrip()
+
+
+def _shown(metrics: Mapping[str, float]) -> str:
+    found = sorted(metrics.items())
+    shown = [f"{name} {value:.6g}" for name, value in found[:_SHOWN_METRICS]]
+    if len(found) > _SHOWN_METRICS:
+        shown.append(f"and {len(found) - _SHOWN_METRICS} more")
+    return ", ".join(shown)

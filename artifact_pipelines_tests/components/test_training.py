@@ -1,9 +1,17 @@
 """A run name trains once; what a trainer does wrong is one sentence, and nothing is lost."""
 
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
 import dagster as dg
+import pytest
 
 from artifact_pipelines.domain.record import Input
-from artifact_pipelines_tests.world import PROJECT, World
+from artifact_pipelines.errors import ConfigurationError
+from artifact_pipelines.resources import PodTrainer
+from artifact_pipelines_tests.cluster import Cluster, serving
+from artifact_pipelines_tests.world import PROJECT, SAMPLE, World
 
 
 def trained(world: World, run: str = "run-1", **config: object) -> None:
@@ -192,3 +200,98 @@ def test_a_run_that_another_process_trains_is_left_to_it(world: World) -> None:
     assert "churn/run-1 is being trained by another process; wait until it ends" in outcome.failure
     assert state == "running"
     assert again.success, again.failure
+
+
+def test_metrics_between_checkpoints_are_shown_as_it_goes_and_kept(world: World) -> None:
+    world.apart = True
+    world.change(train=f"{SAMPLE}:talkative")
+    world.materialize("datasets")
+    outcome = world.materialize("train", "run-1")
+    said = [event.message for event in outcome.logged() if event.message.startswith("step ")]
+    with world.registry() as registry:
+        kept = registry.read("churn/run-1@4", "metrics.jsonl").splitlines()
+        (model,) = registry.models(PROJECT)
+        served = {file.path for file in registry.files(model.id)}
+
+    assert outcome.success, outcome.failure
+    assert said == ["step 1: loss 1"]
+    assert [json.loads(line) for line in kept] == [
+        {"metrics": {"loss": 1 / 3}, "step": 3},
+        {"metrics": {"loss": 0.25}, "step": 4},
+    ]
+    assert served == {"model.safetensors"}
+
+
+# In a pod
+
+TEMPLATE = """
+apiVersion: v1
+kind: PodTemplate
+metadata: {name: training}
+template:
+  metadata: {namespace: here, labels: {app: training}}
+  spec:
+    containers:
+      - {name: training, image: training, env: [{name: NOTED, value: "yes"}]}
+"""
+
+
+@pytest.fixture
+def cluster(world: World, tmp_path: Path) -> Iterator[Cluster]:
+    """A cluster in which the world's trainings are pods."""
+    template = tmp_path / "training.yaml"
+    template.write_text(TEMPLATE)
+    with serving(tmp_path / "cluster") as (found, kubeconfig):
+        world.trainer = PodTrainer(template=str(template), kubeconfig=str(kubeconfig), seconds=0.2)
+        yield found
+
+
+def test_a_pod_trains_and_is_followed(world: World, cluster: Cluster) -> None:
+    world.change(train=f"{SAMPLE}:talkative")
+    world.materialize("datasets")
+    outcome = world.materialize("train", "run-1")
+    said = [event.message for event in outcome.logged()]
+    (pod,) = cluster.pods.values()
+    (main,) = pod["spec"]["containers"]
+
+    assert outcome.success, outcome.failure
+    assert outcome.shown("checkpoints")["checkpoints"] == 2
+    assert "step 1: loss 1" in said
+    assert pod["spec"]["restartPolicy"] == "Never"
+    assert main["image"] == "training"
+    assert {"name": "NOTED", "value": "yes"} in main["env"]
+    assert cluster.deleted == [pod["metadata"]["name"]]
+
+
+def test_why_a_pod_failed_is_its_own_sentence(world: World, cluster: Cluster) -> None:
+    world.materialize("datasets")
+    raised = world.materialize("train", "run-1", train={"params": {"end": "raise"}})
+    killed = world.materialize("train", "run-2", train={"params": {"end": "killed"}})
+    cluster.refuses = 403
+    refused = world.materialize("train", "run-3")
+
+    assert "RuntimeError: out of luck" in raised.failure
+    assert raised.shown("checkpoints")["checkpoints"] == 3
+    assert "the pod that trained failed: " in killed.failure
+    assert killed.shown("checkpoints")["checkpoints"] == 3
+    assert "could not be run: Kubernetes answered 403" in refused.failure
+    assert len(cluster.deleted) == len(cluster.pods) == 2
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        (None, "cannot be read"),
+        ("a: [", "cannot be read"),
+        ("kind: Pod", "is no PodTemplate of Kubernetes"),
+        ("{kind: PodTemplate, template: {spec: {containers: [{}]}}}", "names no image"),
+    ],
+)
+def test_a_template_that_cannot_be_used_is_named(
+    tmp_path: Path, text: str | None, said: str
+) -> None:
+    file = tmp_path / "training.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ConfigurationError, match=said):
+        PodTrainer(template=str(file)).pod()
