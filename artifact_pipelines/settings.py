@@ -58,6 +58,16 @@ class Settings:
     executor: str = "in-process"
     training_pod: Path | None = None
 
+    @property
+    def empty(self) -> bool:
+        """Whether this is the embedded default and holds nothing yet; looking makes nothing."""
+        return (
+            self.catalog_url == f"sqlite:///{self.home}/catalog.db"
+            and self.store_url == (self.home / "store").as_uri()
+            and not (self.home / "catalog.db").exists()
+            and not (self.home / "store" / "leaves").exists()
+        )
+
     @classmethod
     def from_environment(
         cls, environ: Mapping[str, str] | None = None, cwd: Path | None = None
@@ -179,13 +189,16 @@ def place_environment(folder: Path) -> None:
         f'DAGSTER_HOME="${{{_PREFIX}HOME}}/dagster"\n'
     )
     target = folder / ".env"
-    if target.exists():
-        found = target.read_text(encoding="utf-8")
-        if found == text or not found.startswith(_OURS):
-            return
+    if target.exists() and (not wrote_environment(folder) or target.read_text("utf-8") == text):
+        return
     staged = target.with_name(f"{target.name}.{os.getpid()}")
     staged.write_text(text, encoding="utf-8")
     staged.replace(target)
+
+
+def wrote_environment(folder: Path) -> bool:
+    """Return whether the `.env` of a folder is ours, and not a person's."""
+    return (folder / ".env").read_text(encoding="utf-8").startswith(_OURS)
 
 
 def _absolute(value: str, cwd: Path) -> Path:

@@ -662,9 +662,37 @@ class TestResolving:
         assert [file.name for file in folder.iterdir()] == ["model.safetensors"]
         assert load((folder / "model.safetensors").read_bytes())["w"].tolist() == [0, 1, 2, 3]
 
-    def test_a_stage_that_serves_nothing_says_so(self, home: Path) -> None:
+    def test_a_stage_that_serves_nothing_says_so(self, home: Path, registry: Registry) -> None:
+        registry.set_policy("p", Policy(promotion={"production": "automatic"}))
         with pytest.raises(UnknownArtifactError, match="p@production serves nothing yet"):
             resolve("p@production", home=home)
+
+
+class TestHomes:
+    def test_a_home_that_is_made_is_named_once(
+        self, home: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for name in ("one", "two"):
+            with start_run("p", name) as run:
+                run.checkpoint(WEIGHTS, step=1)
+        said = capsys.readouterr().err
+
+        assert said == (
+            f"artifact-pipelines: {home} is a new home, with nothing in it yet; "
+            "set ARTIFACT_PIPELINES_HOME, or pass home=, to use another.\n"
+        )
+
+    def test_a_run_with_inputs_makes_no_home(self, home: Path) -> None:
+        for asked in ({"inputs": ["p/rows@latest"]}, {"resume_from": "p/one@3"}):
+            with (
+                pytest.raises(UnknownArtifactError, match=f"the home {home} is empty; set"),
+                start_run("p", "one", **asked),
+            ):
+                pass
+        with pytest.raises(UnknownArtifactError, match="is empty"):
+            resolve("p@production")
+
+        assert not home.exists()
 
 
 class TestThePackage:

@@ -13,7 +13,7 @@ import typer
 from artifact_pipelines.cli import shapes
 from artifact_pipelines.cli.checking import dagster_checks
 from artifact_pipelines.cli.folders import folder_checks
-from artifact_pipelines.cli.opening import is_empty, listing, reading, settings, writing
+from artifact_pipelines.cli.opening import listing, reading, settings, writing
 from artifact_pipelines.cli.output import (
     Json,
     Yes,
@@ -325,7 +325,7 @@ def _checks(found: Settings) -> list[tuple[str, str, str]]:
         else:
             said = f"missing: pip install 'artifact-pipelines[{extra}]'"
             checks.append((package, "warn", f"{said}, if you want the demo."))
-    if is_empty(found):
+    if found.empty:
         checks.append(("home", "ok", f"{found.home} is empty so far."))
     else:
         checks += _home_checks(found)

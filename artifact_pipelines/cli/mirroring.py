@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from artifact_pipelines.cli.opening import projects, reading, settings
-from artifact_pipelines.cli.output import Json, say, show_json
+from artifact_pipelines.cli.output import Json, note, say, show_json
 from artifact_pipelines.errors import ConfigurationError
-from artifact_pipelines.settings import prepare_dagster_home
+from artifact_pipelines.settings import default_home, prepare_dagster_home, wrote_environment
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -21,9 +21,17 @@ dagster = typer.Typer(help="Dagster, which shows what the registry holds.", no_a
 def prepare_dagster(*, as_json: Json = False) -> None:
     """Make the Dagster home, and the `.env` by which Dagster's commands find it from here."""
     found = settings()
-    folder = prepare_dagster_home(found, Path.cwd())
+    here = Path.cwd()
+    folder = prepare_dagster_home(found, here)
     if as_json:
-        show_json({"dagster_home": str(folder), "environment": str(Path.cwd() / ".env")})
+        show_json({"dagster_home": str(folder), "environment": str(here / ".env")})
+        return
+    named = default_home(here) / "dagster"
+    if not wrote_environment(here):
+        say(f"{folder} is ready. The .env here is your own: it has to set DAGSTER_HOME to that.")
+    elif folder != named:
+        say(f"{folder} is ready, as the variables of this shell ask for it.")
+        note(f"Without them, .env leads the commands that start here to {named}.")
     else:
         say(f"{folder} is ready, and .env names it for the commands that start here.")
 

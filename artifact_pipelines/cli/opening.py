@@ -18,16 +18,6 @@ def settings() -> Settings:
     return Settings.from_environment()
 
 
-def is_empty(found: Settings) -> bool:
-    """Return whether the embedded default holds nothing yet, without making anything."""
-    return (
-        found.catalog_url == f"sqlite:///{found.home}/catalog.db"
-        and found.store_url == (found.home / "store").as_uri()
-        and not (found.home / "catalog.db").exists()
-        and not (found.home / "store" / "leaves").exists()
-    )
-
-
 @contextlib.contextmanager
 def writing() -> Iterator["Registry"]:
     """Open the registry, made where there is none."""
@@ -49,7 +39,7 @@ def writing() -> Iterator["Registry"]:
 @contextlib.contextmanager
 def listing() -> Iterator["Registry | None"]:
     """Open the registry, or yield nothing where the home is empty; looking makes no home."""
-    if is_empty(settings()):
+    if settings().empty:
         yield None
         return
     with writing() as registry:
@@ -64,7 +54,7 @@ def reading() -> Iterator["Registry"]:
         UnknownArtifactError: The home is empty.
     """
     found = settings()
-    if is_empty(found):
+    if found.empty:
         raise UnknownArtifactError(
             f"the home {found.home} is empty: materialize a project's datasets in Dagster, run "
             "`artifact-pipelines demo`, or set ARTIFACT_PIPELINES_HOME to another home."

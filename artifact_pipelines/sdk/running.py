@@ -423,7 +423,7 @@ def resolve(reference: str, *, home: str | Path | None = None) -> Resolved:
         LedgerError: The log does not prove what the catalog says.
     """
     settings = settings_of(home)
-    with open_home(settings) as registry:
+    with open_home(settings, make=False) as registry:
         proven = registry.resolve(reference)
     model = proven.model
     return Resolved(
@@ -508,7 +508,9 @@ def running(
 ) -> Iterator[Run]:
     """Yield a run as `start_run` does, with what the caller knows better than this process."""
     with contextlib.ExitStack() as stack:
-        registry = stack.enter_context(open_home(settings))
+        # What a run is made from is not in a home that is only being made.
+        make = not request.inputs and request.resume_from is None
+        registry = stack.enter_context(open_home(settings, make=make))
         base = None if request.resume_from is None else _base(registry, request.resume_from)
         code = code_of(main_file(), None) if code is None else code
         installed = packages()

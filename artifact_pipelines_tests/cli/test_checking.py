@@ -68,6 +68,23 @@ def test_a_missing_env_is_told_and_made(here: Path, command: Command) -> None:
     assert again == "ok"
 
 
+def test_preparing_says_which_home_the_commands_here_go_to(
+    here: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ARTIFACT_PIPELINES_HOME")
+    plain = command("dagster", "prepare")
+    monkeypatch.setenv("ARTIFACT_PIPELINES_HOME", str(here / "other"))
+    other = command("dagster", "prepare")
+    (here / ".env").write_text("DAGSTER_HOME=/mine\n")
+    own = command("dagster", "prepare")
+
+    ready = f"{here / 'other' / 'dagster'} is ready"
+    assert plain.out.endswith("is ready, and .env names it for the commands that start here.\n")
+    assert other.out == f"{ready}, as the variables of this shell ask for it.\n"
+    assert str(here / ".artifact-pipelines" / "dagster") in "".join(other.err.split())
+    assert own.out == f"{ready}. The .env here is your own: it has to set DAGSTER_HOME to that.\n"
+
+
 def test_an_env_of_another_place_is_told(here: Path) -> None:
     text = (here / ".env").read_text().replace(str(here), "/elsewhere")
     (here / ".env").write_text(text)
