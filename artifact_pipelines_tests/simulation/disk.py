@@ -17,11 +17,19 @@ class Disk(Backend):
     undone. What a method has returned for is there for good.
     """
 
-    def __init__(self, chance: random.Random, clock: Callable[[], float], *, lies: bool) -> None:
+    def __init__(
+        self,
+        chance: random.Random,
+        clock: Callable[[], float],
+        fate: Callable[[], None],
+        *,
+        lies: bool,
+    ) -> None:
         """Begin with no objects; a disk that lies loses what it said was durable."""
         self.url = "memory://simulated"
-        self._chance, self._clock = chance, clock
-        self._objects: dict[str, tuple[bytes, float]] = {}
+        self._chance, self._clock, self._fate = chance, clock, fate
+        self.dead = False
+        self.objects: dict[str, tuple[bytes, float]] = {}
         self._unfinished: dict[int, tuple[str, list[bytes]]] = {}
         self._deleted: dict[str, tuple[bytes, float]] = {}
         self._torn: dict[str, float] = {}
@@ -30,6 +38,7 @@ class Disk(Backend):
 
     def crash(self) -> None:
         """Lose what was not durable: torn pieces stay as temporaries, deletions come undone."""
+        self.dead = False
         for key, pieces in self._unfinished.values():
             kept = [piece for piece in pieces if self._chance.random() > LOST]
             self.lost += len(pieces) - len(kept)
@@ -38,19 +47,21 @@ class Disk(Backend):
         self._unfinished.clear()
         for key, found in self._deleted.items():
             if self._chance.random() < LOST:
-                self._objects.setdefault(key, found)
+                self.objects.setdefault(key, found)
         self._deleted.clear()
         if self._lies:
             for key in list(self.keys("packs/")):
-                del self._objects[key]
+                del self.objects[key]
 
     def put(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
         """Write an object; it is durable when this returns."""
         check_key(key)
-        if if_absent and key in self._objects:
+        self._live()
+        if if_absent and key in self.objects:
             return False
         self._deleted.pop(key, None)
-        self._objects[key] = (bytes(data), self._clock())
+        self.objects[key] = (bytes(data), self._clock())
+        self._fate()
         return True
 
     def create(self, key: str) -> Writer:
@@ -64,7 +75,7 @@ class Disk(Backend):
 
     def size(self, key: str) -> int | None:
         """Return an object's length in bytes, or None when there is none."""
-        found = self._objects.get(check_key(key))
+        found = self.objects.get(check_key(key))
         return None if found is None else len(found[0])
 
     def age(self, key: str) -> float:
@@ -73,13 +84,15 @@ class Disk(Backend):
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         """Yield the keys that begin with a prefix, in order."""
-        yield from sorted(key for key in self._objects if key.startswith(prefix))
+        yield from sorted(key for key in self.objects if key.startswith(prefix))
 
     def delete(self, key: str) -> bool:
         """Delete an object; a crash may bring it back."""
-        found = self._objects.pop(check_key(key), None)
+        self._live()
+        found = self.objects.pop(check_key(key), None)
         if found is not None:
             self._deleted[key] = found
+        self._fate()
         return found is not None
 
     def sweep_temporaries(self, older_than: float) -> int:
@@ -89,8 +102,14 @@ class Disk(Backend):
             del self._torn[key]
         return len(old)
 
+    def _live(self) -> None:
+        """Die before a change, if it is time; what is dead changes nothing."""
+        if self.dead:
+            raise StoreError("the machine is dead.")
+        self._fate()
+
     def _find(self, key: str) -> tuple[bytes, float]:
-        found = self._objects.get(check_key(key))
+        found = self.objects.get(check_key(key))
         if found is None:
             raise MissingObjectError(key)
         return found
@@ -105,6 +124,7 @@ class _DiskWriter(Writer):
     def write(self, data: bytes | memoryview) -> None:
         if not self._open:
             raise StoreError(f"the object {self._key!r} is already closed.")
+        self._disk._live()
         self._pieces.append(bytes(data))
 
     def commit(self) -> None:
@@ -117,4 +137,5 @@ class _DiskWriter(Writer):
 
     def abort(self) -> None:
         self._open = False
-        self._disk._unfinished.pop(id(self), None)
+        if not self._disk.dead:
+            self._disk._unfinished.pop(id(self), None)

@@ -1,16 +1,30 @@
-"""Histories of a registry on a machine that dies at any step, drawn from a seed."""
+"""Histories of a registry on a machine that dies at any step or inside a call, from a seed.
 
+python -m artifact_pipelines_tests.simulation.histories --first 0 --count 1000
+"""
+
+import argparse
+import functools
+import json
+import os
 import random
-import shutil
-from collections.abc import Iterator
+import sqlite3
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 from unittest import mock
 
 import sqlalchemy as sa
 
-from artifact_pipelines.catalog import tables
+from artifact_pipelines.catalog import catalog as catalog_module
+from artifact_pipelines.catalog import migrations, tables
 from artifact_pipelines.catalog.catalog import Catalog
 from artifact_pipelines.domain.policy import Policy
 from artifact_pipelines.domain.record import Kind, Record
@@ -20,15 +34,106 @@ from artifact_pipelines.registry.keys import KeyFolder
 from artifact_pipelines.registry.publishing import NO_FILES, Draft
 from artifact_pipelines.registry.reading import Artifact
 from artifact_pipelines.registry.steps import Steps
+from artifact_pipelines.store.pack import object_key
 from artifact_pipelines_tests import building
 from artifact_pipelines_tests.building import PROJECT
 from artifact_pipelines_tests.simulation.disk import Disk
 
+T = TypeVar("T")
+
 MOVES = 50
+BEGINNING = 1_900_000_000.0
 TOGETHER = 3  # actors under way at a time
 DAY = 86_400.0
 RETENTION = {"keep": {"last": 1, "best": 0}, "forget_after": "1h", "max_share": 1.0}
 POLICY = Policy.of({**building.POLICY.document(), "retention": RETENTION})
+
+
+class DeadError(BaseException):
+    """The machine died inside a call."""
+
+
+class Memory(Catalog):
+    """A catalog in memory, which one process's machines use one after another.
+
+    What a transaction committed is durable, as SQLite's is; the engine stays, because to compile
+    every statement again for each machine would take most of the time.
+    """
+
+    def __init__(self, engine: sa.Engine, machine: "Machine") -> None:
+        """Begin with whatever the engine's database holds."""
+        self.url, self.machine = engine.url, machine
+        self._engine, self._pid = engine, os.getpid()
+        self._wrote, self._lock = False, threading.Lock()
+        self.dead = False
+
+    def read(self, query: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Return what a query finds, as long as the machine lives."""
+        self._check()
+        return super().read(query, *args, **kwargs)
+
+    def write(self, change: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Run a change; the machine may die before it or when it is committed."""
+        self._check()
+        self.machine.fate()
+        found = super().write(change, *args, **kwargs)
+        self.machine.fate()
+        return found
+
+    def close(self) -> None:
+        """Leave the engine to the next machine."""
+
+    def _check(self) -> None:
+        if self.dead:
+            raise SessionLostError("the machine is dead.")
+
+
+@dataclass
+class Template:
+    """What every machine begins with: a project with a policy, and a finished run.
+
+    Attributes:
+        home: Where its keys are.
+        engine: The engine of the one database in memory.
+        database: What it holds.
+        objects: What the disk holds.
+        clock: The machine that is on, whose clock the database reads.
+    """
+
+    home: Path
+    engine: sa.Engine
+    database: bytes = b""
+    objects: dict[str, tuple[bytes, float]] = field(default_factory=dict)
+    clock: "Machine | None" = None
+
+    @classmethod
+    @functools.cache
+    def get(cls) -> "Template":
+        """Return the one of this process, made where there is none."""
+        made = cls(Path(tempfile.mkdtemp()), catalog_module._engine(sa.make_url("sqlite://")))
+
+        @sa.event.listens_for(made.engine, "connect")
+        def _connect(connection: Any, _record: object) -> None:  # noqa: ANN401 (a driver's)
+            connection.create_function(
+                "julianday", 1, lambda _: made.time() / 86_400.0 + 2_440_587.5
+            )
+
+        with made.engine.begin() as conn:
+            migrations.migrate(conn, catalog_module.REVISION)
+        machine = Machine(made, seed=0)
+        made.database = made.raw().serialize()
+        made.objects = dict(machine.disk.objects)
+        return made
+
+    def time(self) -> float:
+        """Return the time on the clock of the machine that is on."""
+        return BEGINNING if self.clock is None else self.clock.at
+
+    def raw(self) -> sqlite3.Connection:
+        """Return the driver's connection."""
+        with self.engine.connect() as conn:
+            found: Any = conn.connection.dbapi_connection
+            return cast("sqlite3.Connection", found)
 
 
 class Machine:
@@ -37,61 +142,91 @@ class Machine:
     Attributes:
         acknowledged: The ids of all whose publication was said to be done.
         crashes: How often it died.
+        inside: How often of these inside a call.
+        steps: How many steps its actors took.
     """
 
-    def __init__(self, home: Path, seed: int, *, lies: bool = False) -> None:
-        """Start it with what a home has, and an empty disk."""
+    def __init__(self, template: Template, seed: int, *, lies: bool = False) -> None:
+        """Start it with what the template has."""
         self.chance = random.Random(seed)
-        self.at = 1_900_000_000.0
-        self.home = home
-        self.disk = Disk(self.chance, lambda: self.at, lies=lies)
+        self.at = BEGINNING
+        self.template = template
+        self.disk = Disk(self.chance, lambda: self.at, self.fate, lies=lies)
         self.acknowledged: set[str] = set()
-        self.crashes = 0
+        self.crashes = self.inside = self.steps = 0
         self._actors: list[Steps[Any]] = []
         self._step = 0
+        self._left = -1  # calls until it dies; negative while its death is not near
+        template.clock = self
+        if template.database:
+            template.raw().deserialize(template.database)
+            self.disk.objects.update(template.objects)
         with self._seeded():
             self.registry = self._boot()
-            self.registry.set_policy(PROJECT, POLICY)
-            self.run = self.registry.start_run(PROJECT, "run-1")
-            self.registry.finish_run(self.run, "finished")
-            self.acknowledged.add(self.run.id)
+            if not template.database:
+                self.registry.set_policy(PROJECT, POLICY)
+                self.registry.finish_run(self.registry.start_run(PROJECT, "run-1"), "finished")
+            self.run = self.registry.run(PROJECT, "run-1").artifact
+        self.acknowledged.add(self.run.id)
+
+    def fate(self) -> None:
+        """Die here, if it is time."""
+        if self._left == 0:
+            self.inside += 1
+            self._left = -1
+            raise DeadError
+        self._left -= self._left > 0
 
     def live(self, moves: int = MOVES) -> None:
         """Let actors begin, go on and die, and check after each crash what is there."""
         with self._seeded():
             for _ in range(moves):
                 self._move()
+            self._left = -1
             self._crash()
             pruned = self.registry.prune(grace=0)
             assert pruned.disagreements == ()
-            self.check()
+            self.check(whole=True)
 
     def close(self) -> None:
         """Switch it off."""
         self._actors.clear()
-        self.registry.close()
 
-    def check(self) -> None:
-        """Hold what is there against what was acknowledged."""
+    def check(self, *, whole: bool = False) -> None:
+        """Hold what is there against what was acknowledged, every byte of it where asked."""
         artifact, tombstone = tables.artifact, tables.tombstone
-        rows = self.registry.catalog.read(
-            lambda conn: list(conn.execute(sa.select(artifact.c.id, artifact.c.state)))
+        columns = (artifact.c.id, artifact.c.state, artifact.c.object)
+        rows, buried = self.registry.catalog.read(
+            lambda conn: (
+                list(conn.execute(sa.select(*columns))),
+                set(conn.execute(sa.select(tombstone.c.artifact)).scalars()),
+            )
         )
-        buried = self.registry.catalog.read(
-            lambda conn: set(conn.execute(sa.select(tombstone.c.artifact)).scalars())
-        )
-        states = {row.id: row.state for row in rows}
-        assert self.acknowledged <= states.keys()
-        assert buried == {one for one, state in states.items() if state == "forgotten"}
-        for one, state in states.items():
-            if state == "live":
-                assert self.registry.verify(one).ok
+        assert self.acknowledged <= {row.id for row in rows}
+        assert buried == {row.id for row in rows if row.state == "forgotten"}
+        living = [row for row in rows if row.state == "live"]
+        if whole:
+            assert all(self.registry.verify(row.id).ok for row in living)
+            return
+        needed: set[str] = set()
+        for row in living:
+            needed |= set(self.registry.publication_of(row.id, row.object).keys())
+        located = dict(self.registry.locate(sorted(needed)))
+        bases = {place.base for place in located.values() if place.base is not None}
+        located.update(self.registry.locate(sorted(bases)))
+        assert needed | bases == located.keys()
+        for place in located.values():
+            size = self.disk.size(object_key(place.pack))
+            assert size is not None
+            assert place.offset + place.stored <= size
 
     def _move(self) -> None:
         drawn = self.chance.random()
         if drawn < 0.06:
             self._crash()
             self.check()
+        elif drawn < 0.09:
+            self._left = self.chance.randrange(6)  # it dies inside one of the next calls
         elif drawn < 0.12:
             self.at += self.chance.choice((60.0, 1_000.0, 2 * DAY))
         elif not self._actors or (drawn < 0.3 and len(self._actors) < TOGETHER):
@@ -103,7 +238,11 @@ class Machine:
         """Let an actor take some steps, and note what it acknowledges."""
         try:
             for _ in range(steps):
+                self.steps += 1
                 next(actor)
+        except DeadError:
+            self._crash()
+            self.check()
         except StopIteration as end:
             self._actors.remove(actor)
             if isinstance(end.value, Artifact):
@@ -152,39 +291,30 @@ class Machine:
         return self.registry.pruning(self.chance.choice((0.0, DAY)))
 
     def _retire(self) -> Steps[Any]:
+        yield "asked"
         plan = self.registry.plan_retention(PROJECT)
         with suppress(ArtifactError):
             self.registry.approve_plan(plan.id)
-        return self.registry.application(plan.id)
+        yield from self.registry.application(plan.id)
 
     def _crash(self) -> None:
         """Die with all that was under way, lose what was not durable, and start again."""
-        dead = self.registry.catalog
-
-        def refuse(*_: object, **__: object) -> None:
-            raise SessionLostError("the machine is dead.")
-
+        catalog = self.registry.catalog
+        assert isinstance(catalog, Memory)
         # What the dead would still do on their way out must not reach the catalog.
-        dead.write = dead.read = refuse  # type: ignore[method-assign, assignment]
-        self.disk.crash()
+        catalog.dead = self.disk.dead = True
         for actor in self._actors:
-            with suppress(ArtifactError):
+            with suppress(ArtifactError, RuntimeError):
                 actor.close()
         self._actors.clear()
-        dead.engine.dispose()
+        self._left = -1
+        self.disk.crash()
         self.crashes += 1
         self.registry = self._boot()
 
     def _boot(self) -> Registry:
-        catalog = Catalog(f"sqlite:///{self.home / 'catalog.db'}")
-
-        @sa.event.listens_for(catalog.engine, "connect")
-        def _connect(connection: Any, _record: object) -> None:  # noqa: ANN401 (a driver's)
-            connection.create_function(
-                "julianday", 1, lambda _now: self.at / 86_400.0 + 2_440_587.5
-            )
-
-        return Registry(catalog, self.disk, KeyFolder(self.home / "keys"), "tester")
+        catalog = Memory(self.template.engine, self)
+        return Registry(catalog, self.disk, KeyFolder(self.template.home / "keys"), "tester")
 
     @contextmanager
     def _seeded(self) -> Iterator[None]:
@@ -196,11 +326,9 @@ class Machine:
             yield
 
 
-def simulate(folder: Path, seed: int, *, lies: bool = False) -> Machine:
+def simulate(seed: int, *, lies: bool = False) -> Machine:
     """Return a machine that has lived through the history of a seed, and is off."""
-    home = folder / f"history-{seed}"
-    home.mkdir()
-    machine = Machine(home, seed, lies=lies)
+    machine = Machine(Template.get(), seed, lies=lies)
     try:
         machine.live()
     except Exception as error:
@@ -208,5 +336,29 @@ def simulate(folder: Path, seed: int, *, lies: bool = False) -> Machine:
         raise
     finally:
         machine.close()
-        shutil.rmtree(home)
     return machine
+
+
+def main() -> None:
+    """Live through histories and print what happened in them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--count", type=int, default=1_000)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after these")
+    given = parser.parse_args()
+    until = time.monotonic() + given.seconds
+    found: Counter[str] = Counter()
+    for seed in range(given.first, given.first + given.count):
+        if time.monotonic() > until:
+            break
+        machine = simulate(seed)
+        found["histories"] += 1
+        for name in ("crashes", "inside", "steps"):
+            found[name] += getattr(machine, name)
+        found["acknowledged"] += len(machine.acknowledged)
+        found["days"] += int(machine.at - BEGINNING) // 86_400
+    sys.stdout.write(json.dumps(found) + "\n")
+
+
+if __name__ == "__main__":
+    main()
