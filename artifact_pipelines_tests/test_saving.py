@@ -291,3 +291,17 @@ def test_checkpoints_in_memory_that_was_used_before_hold_their_own_weights(
     for step, one in enumerate(found):
         held = load(registry.read(one.id, "model.safetensors"))["w"]
         assert held.tolist() == [step] * (50_000 - 7 * step)
+
+
+def test_memory_is_kept_up_to_what_may_wait() -> None:
+    buffers = Buffers(limit=2_500)
+    taken = [buffers.take(1_000) for _ in range(3)]
+    del taken
+    several = [one.size for one in buffers._spares]
+    buffers.take(9_000)
+    one_large = [one.size for one in buffers._spares]
+    buffers.close()
+
+    assert several == [1_000, 1_000]
+    assert one_large == [9_000]
+    assert buffers._spares == []

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from artifact_pipelines.sdk import ResumePoint, Run
+from artifact_pipelines.sdk.parallel import layout_of
 from artifact_pipelines.sdk.running import MODEL_FILE, OPTIMIZER_FILE
 from artifact_pipelines.sdk.saving import Saved
 from artifact_pipelines.sdk.state import joined
@@ -22,10 +23,18 @@ def checkpoint(
     epoch: float | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     scheduler: Any = None,
+    state: Mapping[str, torch.Tensor] | None = None,
 ) -> Saved:
-    """Hand over a checkpoint with everything that the next step depends on."""
+    """Hand over a checkpoint with everything that the next step depends on.
+
+    Where a model is spread over processes, gather its state and pass it as well; one process
+    hands it over.
+    """
+    weights = model.state_dict() if state is None else state
+    spread = layout_of(model, weights)
     return run.checkpoint(
-        model,
+        weights,
+        about={"parallel": spread} if spread else None,
         step=step,
         metrics=metrics,
         epoch=epoch,

@@ -1,18 +1,26 @@
 """What a checkpoint was trained with, read off the framework's own objects."""
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
 from artifact_pipelines.sdk.files import is_array, precision_of
+from artifact_pipelines.sdk.parallel import layout_of
 
 _PLAIN = bool | int | float | str | None
 
 
 def training_facts(
-    weights: object, optimizer: object, scheduler: object, about: Mapping[str, Any]
+    model: object, weights: object, optimizer: object, scheduler: object, about: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return optimizer, learning rate, schedule, precision and parallel layout, where known."""
+    """Return optimizer, learning rate, schedule, precision and parallel layout, where known.
+
+    Args:
+        model: What was passed as the weights: a model, or their state.
+        weights: The state.
+        optimizer: The optimizer, or its state.
+        scheduler: The schedule, or its state.
+        about: What the caller knows better.
+    """
     facts: dict[str, Any] = {}
     groups = [dict(group) for group in getattr(optimizer, "param_groups", ())]
     if optimizer is not None and not isinstance(optimizer, Mapping | list | tuple):
@@ -25,9 +33,9 @@ def training_facts(
     precision = precision_of(weights)
     if precision:
         facts["precision"] = precision
-    world = os.environ.get("WORLD_SIZE", "")
-    if world.isdigit():
-        facts["parallel"] = {"world_size": int(world)}
+    spread = layout_of(model, weights)
+    if spread:
+        facts["parallel"] = spread
     told = {name: value for name, value in about.items() if name != "holds"}
     return {**facts, **told}
 

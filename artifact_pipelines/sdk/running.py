@@ -132,7 +132,7 @@ class Run:
         self._point = self._saved[max(self._saved)] if self._saved else resume_from
         self._datasets: dict[str, Any] = {}
         self._publisher = Publisher(pending_bytes)
-        self._buffers = Buffers()
+        self._buffers = Buffers(pending_bytes)
         self._closed = False
 
     @property
@@ -290,7 +290,7 @@ class Run:
                 "epoch": epoch,
                 **_held(about or {}, optimizer=optimizer, scheduler=scheduler, rng=rng),
             }
-            training = training_facts(weights, optimizer, scheduler, about or {})
+            training = training_facts(tensors, weights, optimizer, scheduler, about or {})
             if training:
                 facts["training"] = training
             job = Job(step, {**content, **added}, facts)

@@ -17,7 +17,6 @@ PENDING_BYTES = 2**31
 """How many bytes of checkpoints may wait; one that is larger waits alone."""
 
 
-_SPARES = 2  # a checkpoint's weights and its optimizer
 _SPARE_SHARE = 2  # how many times its size a checkpoint may take
 
 
@@ -28,11 +27,12 @@ class Buffers:
     would wait for at every checkpoint.
     """
 
-    def __init__(self) -> None:
-        """Begin with none."""
+    def __init__(self, limit: int = PENDING_BYTES) -> None:
+        """Begin with none; at most so many bytes are kept, as many as may wait."""
         # Reentrant: a collection of garbage may give memory back while some is taken.
         self._lock = threading.RLock()
         self._spares: list[NDArray[Any]] = []
+        self._limit = limit
         self._closed = False
 
     def take(self, size: int) -> "NDArray[Any]":
@@ -59,7 +59,10 @@ class Buffers:
     def _give_back(self, memory: "NDArray[Any]") -> None:
         with self._lock:
             if not self._closed:
-                self._spares = [memory, *self._spares][:_SPARES]
+                self._spares.insert(0, memory)
+                # The newest fit what comes next; one may be larger than all that may wait.
+                while len(self._spares) > 1 and sum(one.size for one in self._spares) > self._limit:
+                    self._spares.pop()
 
 
 class Saved:

@@ -90,3 +90,43 @@ def test_a_tensor_of_another_precision_keeps_its_type(registry: Registry, tmp_pa
 
     assert registry.find("p/r@1").record.facts["training"]["precision"] == ["bfloat16"]
     assert b'"dtype":"BF16"' in registry.read("p/r@1", "model.safetensors")
+
+
+SPREAD = """
+import torch, torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.nn.parallel import DistributedDataParallel
+from artifact_pipelines import start_run
+from artifact_pipelines.integrations.torch import checkpoint
+
+dist.init_process_group("gloo", init_method="file://%s", rank=0, world_size=1)
+mesh = init_device_mesh("cpu", (1, 1), mesh_dim_names=("replicate", "shard"))
+made = {
+    1: DistributedDataParallel(torch.nn.Linear(4, 2)),
+    2: fully_shard(torch.nn.Linear(4, 2), mesh=mesh),
+}
+with start_run("p", "r") as run:
+    for step, model in made.items():
+        whole = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+        checkpoint(run, model, step=step, state=whole)
+dist.destroy_process_group()
+"""
+
+
+def test_how_a_model_is_spread_over_processes_is_recorded(
+    registry: Registry, tmp_path: Path
+) -> None:
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SPREAD % (tmp_path / "rendezvous")],
+        env={**os.environ, "ARTIFACT_PIPELINES_HOME": str(tmp_path / "home")},
+        check=True,
+    )
+    found = [one.record.facts["training"]["parallel"] for one in registry.checkpoints("p")]
+
+    both = {"world_size": 1, "backend": "gloo"}
+    assert found == [
+        {**both, "wrapped": "ddp"},
+        {**both, "wrapped": "fsdp2", "sizes": {"replicate": 1, "shard": 1}},
+    ]
