@@ -33,9 +33,9 @@ class WatchedBackend(Backend):
         self.hook(f"after put {_folder(key)}")
         return found
 
-    def create(self, key: str) -> Writer:
+    def create(self, key: str, *, cold: bool = False) -> Writer:
         """Return a writer of a new object."""
-        return WatchedWriter(self.inner.create(key), self.hook, _folder(key))
+        return WatchedWriter(self.inner.create(key, cold=cold), self.hook, _folder(key))
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         """Return an object's bytes."""
@@ -91,6 +91,9 @@ class WatchedWriter(Writer):
 def watch(registry: Registry, hook: Hook) -> Registry:
     """Have a registry tell of every change that it makes."""
     registry.store.backend = WatchedBackend(registry.store.backend, hook)
+    registry.keyring._backend = registry.store.backend
+    for name in ("put", "destroy"):
+        setattr(registry.keys.scopes, name, _told(getattr(registry.keys.scopes, name), hook))
     write = registry.catalog.write
 
     def watched(change: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
@@ -102,6 +105,16 @@ def watch(registry: Registry, hook: Hook) -> Registry:
 
     registry.catalog.write = watched  # type: ignore[method-assign]
     return registry
+
+
+def _told(change: Callable[..., object], hook: Hook) -> Callable[..., object]:
+    def told(*args: object) -> object:
+        hook(f"before {change.__name__} scope")
+        found = change(*args)
+        hook(f"after {change.__name__} scope")
+        return found
+
+    return told
 
 
 def points(home: Path, work: Work) -> list[str]:

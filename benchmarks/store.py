@@ -10,6 +10,8 @@ the command ends with 1.
 """
 
 import functools
+import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -17,10 +19,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
+from typing import Any
+
+import numpy as np
+from blake3 import blake3
+from numpy.typing import NDArray
 
 from artifact_pipelines.registry import Registry, open_registry
+from artifact_pipelines.store.writing import Stream
 
 ROUNDS = 3
 BIG = 8 << 30  # bytes of the file that memory is measured with
@@ -56,7 +65,8 @@ def main() -> int:
     report = Report()
     with tempfile.TemporaryDirectory(dir=place) as folder:
         work = Path(folder)
-        print(f"file system: {file_system(work)}; median of {ROUNDS} where there are rounds")
+        load = " ".join(f"{part:.1f}" for part in os.getloadavg())
+        print(f"file system: {file_system(work)}; load {load}; median of {ROUNDS} of rounds")
         ingest(report, cache, work)
         peers(report, cache, work)
         nothing_to_share(report, cache, work)
@@ -81,13 +91,14 @@ def files(folder: Path) -> dict[str, Path | bytes]:
     return {path.name: path for path in sorted(folder.iterdir())}
 
 
-def store(registry: Registry, cache: Path, *series: str) -> list[str]:
-    """Publish series, and return the references of their checkpoints."""
+def store(registry: Registry, cache: Path, *series: str, only: str = "") -> list[str]:
+    """Publish series, perhaps one file of each, and return the references of their checkpoints."""
     found = []
     for name in series:
         run = registry.start_run(PROJECT, name)
         for step, (_, folder) in enumerate(checkpoints(cache, name)):
-            found.append(registry.publish_checkpoint(run, files(folder), step=step).reference)
+            offered = {path: file for path, file in files(folder).items() if only in path}
+            found.append(registry.publish_checkpoint(run, offered, step=step).reference)
     return found
 
 
@@ -100,7 +111,7 @@ def ingest(report: Report, cache: Path, work: Path) -> None:
     """Compare storing a series that deduplicates with writing its unique bytes alone."""
     series = ("full", "frozen", "lora")
     logical = sum(size(folder) for _, folder in checkpoints(cache, *series))
-    ours, floors, unique = [], [], 0
+    ours, floors, direct, unique = [], [], [], 0
     for number in range(ROUNDS):
         home = work / f"home-{number}"
         with open_registry(home, actor="bench") as registry:
@@ -109,6 +120,7 @@ def ingest(report: Report, cache: Path, work: Path) -> None:
             file.stat().st_size for file in (home / "store" / "packs").rglob("*") if file.is_file()
         )
         floors.append(timed(functools.partial(write_and_sync, work / "floor", unique)))
+        direct.append(timed(functools.partial(stream_and_sync, work / "floor", unique)))
         shutil.rmtree(home)
     note = f"{logical / 1e6:.0f} MB, unique {unique / 1e6:.0f}, floor {median(floors):.2f} s"
     report.line(
@@ -116,6 +128,12 @@ def ingest(report: Report, cache: Path, work: Path) -> None:
         median(ours) / median(floors),
         2.0,
         note,
+    )
+    report.line(
+        "ingest / the same past the page cache, as we write",
+        median(ours) / median(direct),
+        None,
+        f"floor {median(direct):.2f} s, both digests alone {digests(cache, *series):.2f} s",
     )
 
 
@@ -148,24 +166,69 @@ def nothing_to_share(report: Report, cache: Path, work: Path) -> None:
 def tiers(report: Report, cache: Path, work: Path) -> None:
     """Compare stored bytes, hot and cold, with the raw ones and with restic."""
     backup = restic_bytes(cache, work, "frozen")
-    for name, limit in (("frozen", None), ("full", 0.80), ("bf16", 0.30)):
-        raw = sum(size(folder) for _, folder in checkpoints(cache, name))
-        home = work / f"tier-{name}"
+    for name, only, limit in (
+        ("frozen", "", None),
+        ("lora", "", None),
+        ("full", "", 0.80),
+        ("bf16", "", 0.30),
+        ("bf16", "model", 0.30),
+    ):
+        raw = sum(size(folder, only) for _, folder in checkpoints(cache, name))
+        home = work / "tier"
         with open_registry(home, actor="bench") as registry:
-            references = store(registry, cache, name)
+            references = store(registry, cache, name, only=only)
             hot = stored(home)
             registry.archive(references)
             for _ in range(2):
                 registry.prune(grace=0)
             cold = stored(home)
         shutil.rmtree(home)
+        what = f"'{name}'" + (", weights alone" if only else "")
         report.line(
-            f"stored bytes of '{name}', hot / raw", hot / raw, None, f"{raw / 1e6:.0f} MB raw"
+            f"stored bytes of {what}, hot / raw", hot / raw, None, f"{raw / 1e6:.0f} MB raw"
         )
-        report.line(f"stored bytes of '{name}', cold / raw", cold / raw, limit)
+        report.line(f"stored bytes of {what}, cold / raw", cold / raw, limit)
         if name == "frozen" and backup:
             report.line("stored bytes of 'frozen', hot / restic", hot / backup, 1.0)
             report.line("stored bytes of 'frozen', cold / restic", cold / backup, 0.8)
+    report.line("the least that 'bf16' can take, number by number / raw", least(cache), None)
+
+
+def least(cache: Path) -> float:
+    """Return the entropy of the numbers of `bf16`, by what each is of what was in its place.
+
+    As in the cold tier, the checkpoint in the middle stands for itself. Whoever codes number
+    by number, knowing what stood in the same place of that one, cannot take less.
+    """
+    series = [numbers(folder) for _, folder in checkpoints(cache, "bf16")]
+    middle = len(series) // 2
+    bits = count = 0.0
+    for kind, base in series[middle].items():
+        for place, found in enumerate(series):
+            pairs = base.astype("u4") << 16 | found[kind]
+            bits += entropy(base) if place == middle else entropy(pairs) - entropy(base)
+            count += 16 * len(base)
+    return bits / count
+
+
+def numbers(folder: Path) -> dict[str, NDArray[Any]]:
+    """Return the weights and the two moments of a checkpoint in bf16, as whole numbers."""
+    kinds: dict[str, list[bytes]] = {}
+    for name in ("model", "optimizer"):
+        data = (folder / f"{name}.safetensors").read_bytes()
+        start = 8 + int.from_bytes(data[:8], "little")
+        header = json.loads(data[8:start])
+        for key in sorted(header.keys() - {"__metadata__"}):
+            first, last = header[key]["data_offsets"]
+            kind = key.rpartition(".")[2] if name == "optimizer" else name
+            kinds.setdefault(kind, []).append(data[start + first : start + last])
+    return {kind: np.frombuffer(b"".join(parts), "<u2") for kind, parts in kinds.items()}
+
+
+def entropy(values: NDArray[Any]) -> float:
+    """Return the bits of all values, each coded by how often it occurs."""
+    counts = np.unique(values, return_counts=True)[1]
+    return float(-(counts * np.log2(counts / counts.sum())).sum())
 
 
 def restore(report: Report, cache: Path, work: Path) -> None:
@@ -408,9 +471,41 @@ def write_and_sync(path: Path, length: int) -> None:
     path.unlink()
 
 
-def size(folder: Path) -> int:
-    """Return the bytes of the files below a folder."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+def stream_and_sync(path: Path, length: int) -> None:
+    """Write as many bytes as were unique, in the way that the store writes them."""
+    block = os.urandom(4 << 20)
+    with path.open("wb", buffering=0) as file, Stream(file.fileno()) as stream:
+        for start in range(0, length, len(block)):
+            stream.write(block[: length - start])
+        stream.finish()
+        os.fsync(file.fileno())
+    path.unlink()
+
+
+def digests(cache: Path, *series: str) -> float:
+    """Return the seconds that both digests of series take, one beside the other."""
+    found = [file for _, folder in checkpoints(cache, *series) for file in folder.iterdir()]
+
+    def take(whole: Callable[[], Any]) -> None:
+        room = memoryview(bytearray(1 << 20))
+        for path in found:
+            digest = whole()
+            with path.open("rb", buffering=0) as file:
+                while count := file.readinto(room):
+                    digest.update(room[:count])
+
+    def both() -> None:
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(take, (hashlib.sha256, blake3)))
+
+    return timed(both)
+
+
+def size(folder: Path, only: str = "") -> int:
+    """Return the bytes of the files below a folder, perhaps of some names."""
+    return sum(
+        file.stat().st_size for file in folder.rglob("*") if file.is_file() and only in file.name
+    )
 
 
 def file_system(folder: Path) -> str:

@@ -180,10 +180,10 @@ class Moving(Publishing):
         """Compact, step by step."""
         done = freed = 0
         skipped: dict[str, str] = {}
-        for names in self._wasteful(threshold):
+        for names, (scope, cold) in self._wasteful(threshold):
             try:
-                scope = self.catalog.read(_scope_in, names[0])
-                work = yield from self._moved(partial(self._write_kept, names), scope=scope)
+                write = partial(self._write_kept, names)
+                work = yield from self._moved(write, scope=scope, cold=cold)
             except MoveAbandonedError as error:
                 skipped |= dict.fromkeys(names, str(error))
                 continue
@@ -229,7 +229,9 @@ class Moving(Publishing):
                 continue
             try:
                 scope = self.scope_of(group[0].project)
-                work = yield from self._moved(partial(write, group), action, group, scope)
+                work = yield from self._moved(
+                    partial(write, group), action, group, scope=scope, cold=tier == "cold"
+                )
             except MoveAbandonedError as error:
                 skipped |= {artifact.reference: str(error) for artifact in group}
                 continue
@@ -242,7 +244,9 @@ class Moving(Publishing):
         write: Callable[[Session], _Work],
         action: str = "",
         group: Sequence[Artifact] = (),
-        scope: str | None = None,
+        *,
+        scope: str | None,
+        cold: bool,
     ) -> Steps[_Work]:
         """Write new packs and make them the place of their chunks, again if others get in the way.
 
@@ -250,7 +254,7 @@ class Moving(Publishing):
             MoveAbandonedError: Others got in the way each time.
         """
         for left in reversed(range(_TRIES)):
-            session = Session(self, secrets.token_hex(16), scope)
+            session = Session(self, secrets.token_hex(16), scope, cold=cold)
             try:
                 yield "session_opened"
                 work = write(session)
@@ -351,10 +355,13 @@ class Moving(Publishing):
         work.dropped = frozenset(gone)
         return work
 
-    def _wasteful(self, threshold: float) -> Iterator[list[str]]:
-        """Yield the packs that are worth rewriting, as many as fill a new one."""
+    def _wasteful(self, threshold: float) -> Iterator[tuple[list[str], tuple[str | None, bool]]]:
+        """Yield the packs that are worth rewriting, as many as fill a new one.
+
+        They are of one scope and one tier, which are yielded with them.
+        """
         batch: list[str] = []
-        held, scope = 0, None
+        held, like = 0, (None, False)
         for names in batches(self.catalog.read(_live_packs), 50):
             view = self._view(names)
             kept = _needed(view)
@@ -364,15 +371,16 @@ class Moving(Publishing):
                 dead = pack.size - size - _FOOTER_LINE * (len(stays) + 1)
                 if not pack.users or dead <= (1 - threshold) * pack.size:
                     continue
-                mine = next((row.key_id for row in pack.chunks.values()), None)
-                if batch and (held + size > MAX_PACK or mine != scope):
-                    yield batch
+                scope = next((row.key_id for row in pack.chunks.values()), None)
+                mine = (scope, view.cold.issuperset(pack.users))
+                if batch and (held + size > MAX_PACK or mine != like):
+                    yield batch, like
                     batch, held = [], 0
-                scope = mine
+                like = mine
                 batch.append(name)
                 held += size
         if batch:
-            yield batch
+            yield batch, like
 
     def _view(self, names: Iterable[str]) -> _View:
         """Return packs as they are, with what their users need of them."""
@@ -588,12 +596,6 @@ def _look(
             lost.setdefault(row.artifact, set()).add(row.path)
         rows += conn.execute(sa.select(artifact).where(artifact.c.id.in_(part)))
     return surveyed, leaning, [(row, lost.get(row.id, set())) for row in rows]
-
-
-def _scope_in(conn: Connection, pack: str) -> str | None:
-    """Return the scope that the chunks of a pack are encrypted in."""
-    chunk = tables.chunk
-    return conn.execute(sa.select(chunk.c.key_id).where(chunk.c.pack == pack)).scalar()
 
 
 def _live_packs(conn: Connection) -> list[str]:

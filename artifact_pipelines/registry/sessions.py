@@ -35,15 +35,19 @@ class Session:
         sealed: The packs that it wrote, with their sizes.
         placed: The chunks in them.
         scope: The scope that they are encrypted in, or nothing.
+        cold: Whether they are of the cold tier.
     """
 
-    def __init__(self, registry: Opened, session: str, scope: str | None = None) -> None:
+    def __init__(
+        self, registry: Opened, session: str, scope: str | None = None, *, cold: bool = False
+    ) -> None:
         """Open a session under an id that was never used, to write in a scope."""
         self.id = session
         self.ended = False
         self.sealed: dict[str, int] = {}
         self.placed: dict[str, Location] = {}
         self.scope = scope
+        self.cold = cold
         self._known: set[str] = set()
         self._spared = 0
         self._registry = registry
@@ -118,7 +122,7 @@ class Session:
         if self._writer is None:
             pack = secrets.token_hex(16)
             self._write(packs.open_pack, self.id, pack)
-            self._writer = self._registry.store.open_pack(pack, self.scope)
+            self._writer = self._registry.store.open_pack(pack, self.scope, cold=self.cold)
         return self._writer
 
     def _write(

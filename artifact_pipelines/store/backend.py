@@ -69,8 +69,11 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def create(self, key: str) -> Writer:
-        """Return a writer of a new object of any size."""
+    def create(self, key: str, *, cold: bool = False) -> Writer:
+        """Return a writer of a new object of any size.
+
+        A cold one is seldom read: a backend that has a cheaper place for such may use it.
+        """
 
     @abstractmethod
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:

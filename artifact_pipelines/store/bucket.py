@@ -216,6 +216,13 @@ class Bucket:
             return StoreError(
                 f"the upload of {key!r} to {self.url} took so long that it was swept; try again."
             )
+        if code == "InvalidObjectState":
+            at = self.address(key)
+            return StoreError(
+                f"{self.url}/{key} was moved to a storage class that must be thawed before it is "
+                f"read; ask for it with: aws s3api restore-object --bucket {at['Bucket']} --key "
+                f"{at['Key']} --restore-request Days=7, and try again in some hours."
+            )
         if is_denied(error):
             who = self.client._request_signer._credentials.access_key  # noqa: SLF001
             why = f" ({code})" if code else ""

@@ -102,8 +102,9 @@ class FileBackend(Backend):
             writer.write(data)
             return writer.place(replace=not if_absent)
 
-    def create(self, key: str) -> Writer:
-        """Return a writer of a new object."""
+    def create(self, key: str, *, cold: bool = False) -> Writer:
+        """Return a writer of a new object; every place is the same here."""
+        del cold
         return _FileWriter(self, key)
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:

@@ -33,8 +33,9 @@ class MemoryBackend(Backend):
             self._objects[key] = (bytes(data), time.monotonic())
             return True
 
-    def create(self, key: str) -> Writer:
-        """Return a writer of a new object."""
+    def create(self, key: str, *, cold: bool = False) -> Writer:
+        """Return a writer of a new object; every place is the same here."""
+        del cold
         return _MemoryWriter(self, check_key(key))
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:

@@ -86,14 +86,16 @@ class PackWriter:
         chunks: Its chunks so far, in their order.
     """
 
-    def __init__(self, backend: Backend, pack: str, key: DataKey | None = None) -> None:
+    def __init__(
+        self, backend: Backend, pack: str, key: DataKey | None = None, *, cold: bool = False
+    ) -> None:
         """Begin a pack under an id that was never used, encrypted where there is a key."""
         self.pack = pack
         self._key = key
         self._magic = MAGIC if key is None else SEALED_MAGIC
         self.size = len(MAGIC)
         self.chunks: dict[str, Location] = {}
-        self._writer = backend.create(object_key(pack))
+        self._writer = backend.create(object_key(pack), cold=cold)
         self._writer.write(self._magic)
 
     def has_room(self, length: int) -> bool:

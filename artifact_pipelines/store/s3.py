@@ -48,6 +48,10 @@ _PROBE = f"{TEMPORARY}/probe"
 _TAKEN = {"PreconditionFailed", "ConditionalRequestConflict"}
 _UNSATISFIABLE = 416
 
+COLD_CLASS = "ARTIFACT_PIPELINES_COLD_CLASS"
+"""The variable that names the storage class of packs of the cold tier."""
+_COLD_CLASSES = ("STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR")
+
 # The uploads of this process, so that its own sweep leaves them alone.
 _living: set[str] = set()
 
@@ -86,6 +90,7 @@ class S3Backend(Bucket, Backend):
             StoreError: The bucket cannot be reached, or does not honour put-if-absent.
         """
         super().__init__(url, environ)
+        self.cold_class = _cold_class(os.environ if environ is None else environ)
 
         def fresh() -> Any:  # noqa: ANN401  obstore's type exists for type checkers only
             now = self.credentials.get_frozen_credentials()
@@ -143,9 +148,9 @@ class S3Backend(Bucket, Backend):
 
         return self.settle(key, attempt)
 
-    def create(self, key: str) -> Writer:
-        """Return a writer of a new object."""
-        return _S3Writer(self, check_key(key))
+    def create(self, key: str, *, cold: bool = False) -> Writer:
+        """Return a writer of a new object, a cold one in the storage class for such."""
+        return _S3Writer(self, check_key(key), self.cold_class if cold else None)
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         """Return an object's bytes, or a range of them."""
@@ -373,9 +378,10 @@ class S3Backend(Bucket, Backend):
 class _S3Writer(Writer):
     """An object on its way: one request when it is small, parts when it is not."""
 
-    def __init__(self, backend: S3Backend, key: str) -> None:
+    def __init__(self, backend: S3Backend, key: str, storage_class: str | None) -> None:
         self._backend = backend
         self._key = key
+        self._placing = {} if storage_class is None else {"StorageClass": storage_class}
         self._writer = secrets.token_hex(16)
         self._buffer = bytearray()
         self._filled = 0
@@ -404,7 +410,8 @@ class _S3Writer(Writer):
     def commit(self) -> None:
         self._check_open()
         try:
-            if self._upload is None:
+            # obstore names no storage class, so that such an object is an upload in parts.
+            if self._upload is None and not self._placing:
                 placed = self._backend.place(self._key, self._buffer[: self._filled])
             else:
                 if self._filled:
@@ -466,7 +473,7 @@ class _S3Writer(Writer):
         begun = self._backend.ask(
             self._key,
             lambda: self._backend.client.create_multipart_upload(
-                **at, Metadata={_WRITER: self._writer}
+                **at, Metadata={_WRITER: self._writer}, **self._placing
             ),
         )
         self._upload = begun["UploadId"]
@@ -509,3 +516,16 @@ class _S3Writer(Writer):
     def _check_open(self) -> None:
         if not self._open:
             raise StoreError(f"the object {self._key!r} is already closed.")
+
+
+def _cold_class(environ: Mapping[str, str]) -> str | None:
+    """Return the storage class of cold packs: one whose objects can be read at once."""
+    name = environ.get(COLD_CLASS, "").strip().upper()
+    if not name or name == "STANDARD":
+        return None
+    if name not in _COLD_CLASSES:
+        raise ConfigurationError(
+            f"{COLD_CLASS} is {name!r}; use one of {', '.join(_COLD_CLASSES)}. What must be "
+            "thawed for hours before it is read can be neither verified nor rolled back to."
+        )
+    return name

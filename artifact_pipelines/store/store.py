@@ -60,11 +60,10 @@ class Store:
         self.backend = backend
         self.keyring = keyring
 
-    def open_pack(self, pack: str, scope: str | None = None) -> PackWriter:
-        """Return the writer of a new pack, encrypted within a scope."""
-        return PackWriter(
-            self.backend, pack, None if scope is None else self._keys.create(pack, scope)
-        )
+    def open_pack(self, pack: str, scope: str | None = None, *, cold: bool = False) -> PackWriter:
+        """Return the writer of a new pack, encrypted within a scope, perhaps of the cold tier."""
+        key = None if scope is None else self._keys.create(pack, scope)
+        return PackWriter(self.backend, pack, key, cold=cold)
 
     def delete_pack(self, pack: str) -> bool:
         """Delete a pack and its data key, and return whether there was a pack."""

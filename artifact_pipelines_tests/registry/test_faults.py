@@ -13,12 +13,18 @@ import pytest
 from artifact_pipelines.errors import ArtifactError, InvalidNameError, SourceError, StoreError
 from artifact_pipelines.registry import Registry, open_registry
 from artifact_pipelines.registry.reading import Artifact
-from artifact_pipelines.store import fetching
+from artifact_pipelines.store import fetching, writing
 from artifact_pipelines_tests import building, faults
 from artifact_pipelines_tests.building import PROJECT
 
 MODEL = "model.safetensors"
 SIZE = 300_000  # bytes of a checkpoint that has to be written in more than one call
+
+
+@pytest.fixture(autouse=True)
+def _short_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written goes out in several calls, those of a thread among them."""
+    monkeypatch.setattr(writing, "STAGE", 65_536)
 
 
 def begun(home: Path) -> Artifact:

@@ -3,17 +3,22 @@
 import itertools
 import random
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from artifact_pipelines.domain.policy import Policy
-from artifact_pipelines.errors import ArtifactError
-from artifact_pipelines.registry import Registry, open_registry
+from artifact_pipelines.errors import ArtifactError, GoneError
+from artifact_pipelines.registry import Registry, open_registry, scrubbing
+from artifact_pipelines.store.backend import Backend
+from artifact_pipelines.store.opening import open_backend
 from artifact_pipelines_tests import building, crashing
 from artifact_pipelines_tests.building import PROJECT
-from artifact_pipelines_tests.crashing import Work
+from artifact_pipelines_tests.crashing import WatchedBackend, Work
 
 RETENTION = {"keep": {"last": 1, "best": 0}, "forget_after": "0s", "max_share": 1.0}
 
@@ -27,12 +32,16 @@ class Case:
         reached: The references that must be there once it has succeeded.
         gone: The references that must be forgotten then.
         tier: The tier that every checkpoint must be in then.
+        hurt: Whether something cannot be read before it has succeeded.
+        holds: What must hold besides once it has succeeded.
     """
 
     work: Work
     reached: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
     tier: str | None = None
+    hurt: bool = False
+    holds: Callable[[Registry], object] = bool
 
 
 def publish(registry: Registry) -> None:
@@ -73,6 +82,91 @@ def prune(registry: Registry) -> None:
     registry.prune(grace=0)
 
 
+def slim(registry: Registry) -> None:
+    registry.slim("digits/run-2@0", reason="small")
+
+
+def is_slim(registry: Registry) -> bool:
+    found = registry.find("digits/run-2@0")
+    return registry.removed(found) == {"optimizer.safetensors"}
+
+
+def copy_of(registry: Registry) -> str:
+    """Return where the copy of a store is: beside it."""
+    return f"{registry.store.backend.url}-copy"
+
+
+@contextmanager
+def watched_copy(registry: Registry) -> Iterator[str]:
+    """Yield where the copy is, whose changes are points to die at as well."""
+    backend = registry.store.backend
+
+    def opened(url: str) -> Backend:
+        found = open_backend(url)
+        return WatchedBackend(found, backend.hook) if isinstance(backend, WatchedBackend) else found
+
+    with mock.patch.object(scrubbing, "open_backend", opened):
+        yield copy_of(registry)
+
+
+def replicate(registry: Registry) -> None:
+    with watched_copy(registry) as copy:
+        registry.replicate(copy)
+
+
+def is_copied(registry: Registry) -> bool:
+    """Return whether the copy has what the store has, byte for byte."""
+    copy, mine = open_backend(copy_of(registry)), registry.store.backend
+    registry.replicate(copy.url)  # what the end of the test itself wrote
+    there = sorted(mine.keys())
+    return sorted(copy.keys()) == there and all(copy.get(key) == mine.get(key) for key in there)
+
+
+def damage(registry: Registry) -> None:
+    """Flip a bit of every pack, once they are copied."""
+    replicate(registry)
+    backend = registry.store.backend
+    for key in list(backend.keys("packs/")):
+        data = bytearray(backend.get(key))
+        data[100] ^= 1
+        backend.put(key, bytes(data))
+
+
+def heal(registry: Registry) -> None:
+    with watched_copy(registry) as copy:
+        assert registry.scrub(replica_url=copy).ok
+
+
+def is_sound(registry: Registry) -> bool:
+    return registry.scrub().ok and registry.quarantined() == {}
+
+
+def encrypt(registry: Registry) -> None:
+    registry.encrypt("sealed")
+    for name in ("one", "two"):
+        registry.publish_dataset("sealed", name, {"data.bin": building.tensors(len(name), 5_000)})
+
+
+def rotate(registry: Registry) -> None:
+    registry.rotate("sealed")
+
+
+def has_one_wrapping_key(registry: Registry) -> bool:
+    (scope,) = registry.scopes()
+    return len(registry.keys.scopes.scope(scope.id).wrapping) == 1
+
+
+def shred(registry: Registry) -> None:
+    registry.shred("sealed", "it was asked for")
+
+
+def is_shredded(registry: Registry) -> bool:
+    (scope,) = registry.scopes()
+    with pytest.raises(GoneError):
+        registry.read("sealed/one@1", "data.bin")
+    return scope.state == "shredded" and not list(registry.keys.scopes.root.iterdir())
+
+
 CASES = {
     "publish": Case(publish, reached=("digits/run-1@9",)),
     "promote": Case(promote),
@@ -82,6 +176,11 @@ CASES = {
     "restore": Case(restore, tier="hot"),
     "compact": Case(compact),
     "prune": Case(prune),
+    "slim": Case(slim, holds=is_slim),
+    "replicate": Case(replicate, holds=is_copied),
+    "heal": Case(heal, hurt=True, holds=is_sound),
+    "rotate": Case(rotate, holds=has_one_wrapping_key),
+    "shred": Case(shred, holds=is_shredded),
 }
 
 
@@ -112,6 +211,7 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("kills")
     full = made(folder / "full", None, populate)
     retiring = made(folder / "retiring", full, tighten)
+    sealed = made(folder / "sealed", full, encrypt)
     return {
         "publish": full,
         "promote": full,
@@ -121,14 +221,23 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "restore": made(folder / "archived", full, archive),
         "compact": full,
         "prune": made(folder / "applied", retiring, apply),
+        "slim": full,
+        "replicate": full,
+        "heal": made(folder / "hurt", full, damage),
+        "rotate": sealed,
+        "shred": sealed,
     }
 
 
 def unreadable(registry: Registry) -> list[str]:
-    """Return the files of artifacts that are not forgotten whose bytes cannot be had."""
+    """Return the files of artifacts that are not forgotten whose bytes cannot be had.
+
+    What was shredded is meant to be lost.
+    """
+    shredded = {found.project for found in registry.scopes() if found.state == "shredded"}
     rows = registry.catalog.read(
         lambda conn: list(
-            conn.exec_driver_sql("select id, object from artifact where state = 'live'")
+            conn.exec_driver_sql("select id, object, project from artifact where state = 'live'")
         )
     )
     removed: dict[str, set[str]] = {}
@@ -142,6 +251,8 @@ def unreadable(registry: Registry) -> list[str]:
         removed.setdefault(one.artifact, set()).add(one.sha256)
     lost = []
     for row in rows:
+        if row.project in shredded:
+            continue
         for file, chunks in registry.publication_of(row.id, row.object).chunks.items():
             if file in removed.get(row.id, ()):
                 continue
@@ -165,7 +276,7 @@ def survive(home: Path, name: str, points: list[str], *, ledger: bool) -> int:
         killed += crashing.kill_at(home, case.work, int(point.split()[0]))
     with open_registry(home, actor="tester") as registry:
         assert before <= {found.id for found in registry.checkpoints(PROJECT)}
-        assert unreadable(registry) == [], points
+        assert case.hurt or unreadable(registry) == [], points
         crashing.expire(registry)
         case.work(registry)
         assert all(registry.verify(reference).ok for reference in case.reached), points
@@ -173,6 +284,7 @@ def survive(home: Path, name: str, points: list[str], *, ledger: bool) -> int:
         assert all(registry.lineage(gone) for gone in case.gone), points
         tiers = {found.tier for found in registry.checkpoints(PROJECT)}
         assert case.tier is None or tiers == {case.tier}, points
+        assert case.holds(registry), points
         assert registry.prune(grace=0).disagreements == (), points
         assert unreadable(registry) == [], points
         assert stored_in_vain(registry) == [], points

@@ -64,8 +64,9 @@ class Disk(Backend):
         self._fate()
         return True
 
-    def create(self, key: str) -> Writer:
+    def create(self, key: str, *, cold: bool = False) -> Writer:
         """Return a writer of a new object."""
+        del cold
         return _DiskWriter(self, check_key(key))
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes:

@@ -382,7 +382,86 @@ def test_an_object_changes_its_storage_class_and_not_its_bytes(backend: S3Backen
     assert backend.get("packs/ab/one") == b"bytes"
 
 
+class Frozen(Careless):
+    """A server that has everything in a class that must be thawed first."""
+
+    def do_GET(self) -> None:
+        said = b"<Error><Code>InvalidObjectState</Code><Message>thaw it</Message></Error>"
+        self.send_response(403)
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(said)))
+        self.end_headers()
+        self.wfile.write(said)
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._answer(412)
+
+
+@pytest.mark.usefixtures("s3_url")
+def test_an_object_that_must_be_thawed_is_said_with_the_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    handler = type("Handler", (Frozen,), {"objects": {"/bucket/store/tmp/probe": b""}})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        backend = S3Backend("s3://bucket/store")
+        with pytest.raises(StoreError, match=r"restore-object --bucket bucket --key store/packs/a"):
+            backend.get("packs/a", 0, 10)
+        server.shutdown()
+
+
+@pytest.mark.parametrize("size", [100, 2 * s3.PART])
+def test_a_cold_object_goes_to_the_class_for_such(
+    backend: S3Backend, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setenv(s3.COLD_CLASS, "standard_ia")
+    chosen = S3Backend(backend.url)
+    for key, cold in (("packs/ab/cold", True), ("packs/ab/hot", False)):
+        with chosen.create(key, cold=cold) as writer:
+            writer.write(pattern(size))
+            writer.commit()
+
+        assert chosen.storage_class(key) == ("STANDARD_IA" if cold else "STANDARD")
+        assert chosen.get(key) == pattern(size)
+    late = chosen.create(key, cold=True)
+    late.write(b"other")
+    with pytest.raises(StoreError, match="is there already"):
+        late.commit()
+    assert backend.storage_class(key) == "STANDARD"
+
+
+@pytest.mark.parametrize("name", ["GLACIER", "DEEP_ARCHIVE", "cheap"])
+def test_a_class_that_cannot_be_read_at_once_is_refused(
+    s3_url: str, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(s3.COLD_CLASS, name)
+    with pytest.raises(ConfigurationError, match=r"COLD_CLASS is .*; use one of STANDARD_IA"):
+        S3Backend(s3_url)
+
+
 # A registry
+
+
+def test_the_cold_tier_stays_in_its_storage_class(
+    s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(s3.COLD_CLASS, "STANDARD_IA")
+    with open_registry(tmp_path / "home", store_url=s3_url, actor="tester") as registry:
+        backend = registry.store.backend
+        assert isinstance(backend, S3Backend)
+        made = building.trained(registry, steps=4)
+        hot = set(backend.keys("packs/"))
+        registry.archive([found.reference for found in made[:3]])
+        cold = set(backend.keys("packs/")) - hot
+        registry.slim(made[0].reference, reason="nobody resumes from it")
+        registry.compact(threshold=1.0)
+        late = set(backend.keys("packs/")) - hot - cold
+
+        assert late
+        assert {backend.storage_class(key) for key in cold | late} == {"STANDARD_IA"}
+        assert {backend.storage_class(key) for key in hot} == {"STANDARD"}
 
 
 def test_a_registry_lives_in_a_bucket(s3_url: str, tmp_path: Path) -> None:
