@@ -35,6 +35,7 @@ from artifact_pipelines.registry.evaluating import measured
 from artifact_pipelines.registry.promoting import Resolved
 from artifact_pipelines.registry.reading import Artifact
 from artifact_pipelines.settings import Settings, prepare_dagster_home
+from artifact_pipelines.store.encryption import Keyring
 from artifact_pipelines.store.files import check_file_system
 from artifact_pipelines.store.opening import open_backend
 from artifact_pipelines.store.pack import object_key
@@ -346,7 +347,9 @@ class _Tour:
                 file = home / "store" / name
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(registry.store.backend.get(name))
-            rebuild(open_backend((home / "store").as_uri()), f"sqlite:///{home / 'catalog.db'}")
+            backend = open_backend((home / "store").as_uri())
+            keyring = Keyring(backend, registry.keys.scopes)
+            rebuild(backend, f"sqlite:///{home / 'catalog.db'}", keyring)
             pack = home / "store" / object_key(place.pack)
             with open_registry(home, keys=self.settings.keys, actor=self.settings.actor) as copy:
                 before = copy.verify(f"{PROJECT}@production").damaged

@@ -14,7 +14,9 @@ from urllib.request import Request, urlopen
 import pytest
 import sqlalchemy as sa
 
+from artifact_pipelines.cli import up
 from artifact_pipelines.registry import open_registry
+from artifact_pipelines.settings import Settings
 from artifact_pipelines_tests import building
 
 ROOT = Path(__file__).parent.parent
@@ -55,6 +57,19 @@ def refused(folder: Path, *words: str) -> str:
     assert ran.returncode == 2
     assert not (folder / "home").exists()
     return ran.stderr
+
+
+def test_an_encrypted_project_is_brought_over_with_its_keys(tmp_path: Path) -> None:
+    found = Settings.from_environment({"ARTIFACT_PIPELINES_HOME": str(tmp_path / "home")})
+    with open_registry(found.home, actor="tester") as registry:
+        registry.encrypt(building.PROJECT)
+        made = building.trained(registry, steps=1)
+        expected = registry.read(made[0].reference, "model.safetensors")
+    other = f"sqlite:///{tmp_path / 'other.db'}"
+    up._bring_over(found, other)
+
+    with open_registry(found.home, catalog_url=other, actor="tester") as registry:
+        assert registry.read(made[0].reference, "model.safetensors") == expected
 
 
 def test_without_a_workspace_nothing_is_started(tmp_path: Path) -> None:

@@ -149,7 +149,9 @@ def _bring_over(found: Settings, catalog: str) -> None:
     """Make the catalog from the store when the home was used without Postgres before."""
     from artifact_pipelines.catalog.catalog import Catalog
     from artifact_pipelines.registry.auditing import rebuild
+    from artifact_pipelines.registry.keys import ScopeFolder
     from artifact_pipelines.registry.opened import has_ledger
+    from artifact_pipelines.store.encryption import Keyring
     from artifact_pipelines.store.opening import open_backend
 
     opened = Catalog(catalog)
@@ -159,7 +161,8 @@ def _bring_over(found: Settings, catalog: str) -> None:
         opened.close()
     backend = open_backend(found.store_url)
     if fresh and next(backend.keys("leaves/"), None) is not None:
-        leaves = rebuild(backend, catalog)
+        keyring = Keyring(backend, ScopeFolder(found.keys / "scopes"))
+        leaves = rebuild(backend, catalog, keyring)
         note(f"Brought {leaves} leaves of the store over to Postgres.")
 
 

@@ -12,6 +12,7 @@ from artifact_pipelines.catalog import ledger, tables
 from artifact_pipelines.domain.publication import Publication
 from artifact_pipelines.registry.opened import STEPS, leaf_key
 from artifact_pipelines.registry.reading import Reading
+from artifact_pipelines.store.encryption import data_key
 from artifact_pipelines.store.pack import object_key
 
 _DIGEST: Final = re.compile(rb"[0-9a-f]{32,64}")
@@ -67,6 +68,7 @@ class _Known:
 
     Attributes:
         packs: The packs and their states.
+        sealed: The packs that are encrypted, unless their key was destroyed on purpose.
         publications: What live and forgotten artifacts cite, and whether they are live.
         sessions: The open sessions.
         cited: Every digest and pseudonym that a leaf or an artifact names.
@@ -75,6 +77,7 @@ class _Known:
     """
 
     packs: dict[str, str]
+    sealed: set[str]
     publications: dict[str, bool]
     sessions: set[str]
     cited: set[str]
@@ -125,6 +128,10 @@ def _pack(name: str, known: _Known) -> Judged:
     return "a writer died after it wrote this pack, and no row knows it", _PRUNE
 
 
+def _data_key(name: str, known: _Known) -> Judged:
+    return None if name in known.packs else ("it is the key of no pack", _LEAVE)
+
+
 def _publication(name: str, known: _Known) -> Judged:
     session = name.rpartition("/")[2]
     if f"publish/{name}" in known.publications or session in known.sessions:
@@ -155,6 +162,7 @@ def _step(_name: str, _known: _Known) -> Judged:
 
 _FOLDERS: Final[dict[str, Callable[[str, _Known], Judged]]] = {
     "packs": _pack,
+    "datakeys": _data_key,
     "publish": _publication,
     "leaves": _leaf,
     "heads": _head,
@@ -170,6 +178,8 @@ def _expected(known: _Known) -> Iterator[tuple[str, str]]:
     for pack, state in sorted(known.packs.items()):
         if state == "live":
             yield object_key(pack), "the pack of live chunks is missing"
+        if pack in known.sealed:
+            yield data_key(pack), "the key of an encrypted pack is missing"
     for key, live in sorted(known.publications.items()):
         if live:
             yield key, "the publish object of a live artifact is missing"
@@ -191,8 +201,16 @@ def _known(conn: Connection) -> _Known:
         cited |= {row.actor, row.subject}
         cited.update(found.decode() for found in _DIGEST.findall(bytes(row.body or b"")))
     head = ledger.head(conn)
+    scope, chunk = tables.scope, tables.chunk
+    sealed = (
+        sa.select(chunk.c.pack)
+        .join(scope, scope.c.id == chunk.c.key_id)
+        .where(scope.c.state == "active")
+        .distinct()
+    )
     return _Known(
         {row.id: row.state for row in conn.execute(sa.select(pack.c.id, pack.c.state))},
+        set(conn.execute(sealed).scalars()),
         publications,
         set(conn.execute(sa.select(tables.session.c.id)).scalars()),
         cited,

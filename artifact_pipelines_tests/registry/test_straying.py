@@ -70,3 +70,25 @@ def test_foreign_objects_and_a_store_that_is_ahead_are_told(registry: Registry) 
 
     assert strays["holiday/photo"].next == "move it elsewhere"
     assert "catalog rebuild" in strays[leaf_key(size)].next
+
+
+def test_the_keys_of_an_encrypted_project_are_no_strays_and_are_missed(registry: Registry) -> None:
+    registry.encrypt(PROJECT)
+    building.trained(registry, steps=2)
+    backend = registry.store.backend
+    backend.put("datakeys/" + "0" * 32, b"{}")
+    (key, *_) = (key for key in backend.keys("datakeys/") if not key.endswith("0" * 32))
+    before = registry.strays()
+    backend.delete(key)
+    after = registry.strays()
+
+    assert [(stray.key[-32:], stray.why) for stray in before.strays] == [
+        ("0" * 32, "it is the key of no pack")
+    ]
+    assert before.ok
+    assert [stray.key for stray in after.strays if stray.kind == "row"] == [key]
+    assert not after.ok
+
+    # A key that was destroyed on purpose is not missed.
+    registry.shred(PROJECT, "it was asked for")
+    assert registry.strays().ok
