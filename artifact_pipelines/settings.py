@@ -51,7 +51,7 @@ class Settings:
     dagster_home: Path
     actor: str
     replica_url: str | None = None
-    sensor_seconds: int = 30
+    sensor_seconds: int = 10
     logs: str | None = None
     metrics: Path | None = None
     spans: bool = False
@@ -107,7 +107,7 @@ class Settings:
             keys=path("KEYS", home / "keys"),
             dagster_home=path("DAGSTER_HOME", home / "dagster"),
             actor=given.get("ACTOR") or _user(),
-            sensor_seconds=_seconds("SENSOR_SECONDS", given.get("SENSOR_SECONDS", "30")),
+            sensor_seconds=_seconds("SENSOR_SECONDS", given.get("SENSOR_SECONDS", "10")),
             logs=given.get("LOG"),
             metrics=_absolute(given["METRICS"], here) if "METRICS" in given else None,
             spans=given.get("SPANS", "off").lower() in {"1", "on", "true", "yes"},

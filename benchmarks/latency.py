@@ -86,7 +86,7 @@ def main() -> int:
     """Print every interval and return 1 when a limit is broken."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--sensor-seconds", type=int, default=30, help="the sensors' interval")
+    parser.add_argument("--sensor-seconds", type=int, default=10, help="the sensors' interval")
     parser.add_argument("--json", type=Path, help="write the figures here")
     asked = parser.parse_args()
     os.environ.setdefault("ARTIFACT_PIPELINES_HOME", "unused")

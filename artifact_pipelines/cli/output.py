@@ -115,6 +115,13 @@ def moment(text: str) -> str:
     return text[:19].replace("T", " ")
 
 
+def lately(text: str) -> str:
+    """Return a time to the minute, and without the year while it is this one."""
+    from datetime import UTC, datetime
+
+    return moment(text)[5 if text.startswith(f"{datetime.now(UTC):%Y-}") else 0 : 16]
+
+
 def figures(metrics: Mapping[str, float], most: int = 3) -> str:
     """Return a few metrics in one line."""
     shown = [f"{name} {value:.4g}" for name, value in sorted(metrics.items())[:most]]

@@ -11,6 +11,7 @@ from artifact_pipelines.cli.opening import listing, projects, reading, writing
 from artifact_pipelines.cli.output import (
     Json,
     figures,
+    lately,
     moment,
     note,
     say,
@@ -67,15 +68,14 @@ def list_runs(project: Project = None, *, as_json: Json = False) -> None:
         return
     show_table(
         "Training runs",
-        ("=run", "=state", "#saved", "#step", "last metrics", "=begun"),
+        ("=run", "=state", "#step", "last metrics", "=begun"),
         [
             (
                 view.artifact.reference,
                 view.state,
-                len(view.checkpoints),
                 view.checkpoints[-1].step if view.checkpoints else "",
                 figures(view.checkpoints[-1].metrics, 1) if view.checkpoints else "",
-                moment(view.artifact.published)[:16],
+                lately(view.artifact.published),
             )
             for view in found
         ],

@@ -66,6 +66,8 @@ def training_assets(project: Project, python_path: Path) -> dg.AssetsDefinition:
                 said = None
             else:
                 job = _job(project, opened, config, name, begun)
+                # A script may name a run that nobody added; it must not fail when it has trained.
+                context.instance.add_dynamic_partitions(str(project.runs.name), [name])
                 path = [str(python_path), *filter(None, sys.path)]
                 upstream = [project.key(item.name) for item in declared.training_sets]
                 told = {

@@ -26,6 +26,14 @@ def test_every_combination_is_planned_and_listed(command: Command, registry: Reg
     assert "digits/wide-6" in shown.out
 
 
+def test_a_sweep_is_listed_in_eighty_columns(command: Command, registry: Registry) -> None:
+    building.run(registry, "sweep-20261128T153246Z-12")
+    shown = command("run", "list", "digits").out.splitlines()
+
+    assert len(shown) == 3
+    assert max(map(len, shown)) <= 80
+
+
 def test_one_run_has_the_plain_name(command: Command, registry: Registry) -> None:
     building.dataset(registry)
     said = command("run", "start", "digits", "--name", "once", "--json").json()

@@ -13,7 +13,7 @@ from artifact_pipelines.defs.sync import Synced, sync
 from artifact_pipelines.domain.record import Input
 from artifact_pipelines.registry import Registry
 from artifact_pipelines.store.pack import object_key
-from artifact_pipelines_tests.defs.daemon import Daemon, click, facts, outside, stages
+from artifact_pipelines_tests.defs.daemon import QUIET, Daemon, click, facts, outside, stages
 from artifact_pipelines_tests.world import PROJECT, World
 
 
@@ -85,6 +85,25 @@ def test_a_wrong_name_trains_nothing_and_says_why(world: World, name: str) -> No
 
     assert "run name" in outcome.failure
     assert facts(world)["runs"] == []
+
+
+def test_a_name_that_nobody_added_trains_and_is_in_the_list(world: World) -> None:
+    world.materialize("datasets")
+    # As GraphQL launches it: the partition is a tag, and nobody asks whether it exists.
+    ran = (
+        world.definitions()
+        .resolve_implicit_global_asset_job_def()
+        .execute_in_process(
+            instance=world.instance,
+            asset_selection=[dg.AssetKey([PROJECT, asset]) for asset in TRAINING],
+            tags={"dagster/partition": "scripted"},
+            run_config={"loggers": QUIET},
+            raise_on_error=False,
+        )
+    )
+
+    assert ran.success
+    assert world.instance.get_dynamic_partitions(f"{PROJECT}_runs") == ["scripted"]
 
 
 def test_two_people_promote_the_same_model_and_it_moves_once(trained: Daemon) -> None:
