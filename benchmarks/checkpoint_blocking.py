@@ -72,9 +72,9 @@ def in_a_row(run: Run, row: list[dict[str, NDArray[np.float32]]], first: int, co
     begin = time.perf_counter()
     for step in range(first, first + count):
         row[step % 3]["layer.0"][0] = step
-        saved = run.checkpoint(row[step % 3], step=step)
+        run.checkpoint(row[step % 3], step=step)
     taken = (time.perf_counter() - begin) / count
-    saved.wait()
+    assert run.checkpoints, "what was handed over is registered first"  # noqa: S101
     return taken
 
 
