@@ -4,6 +4,7 @@ Parameters, packages and code belong to a training run; its checkpoints and the 
 from them are found by them too, through the run that stands behind each artifact.
 """
 
+import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeGuard
@@ -21,6 +22,7 @@ Clause = sa.ColumnElement[bool]
 Find = Callable[[str], str]
 
 DEFAULT_LIMIT = 100
+_ALIKE = 0.7  # of two names that may be meant for one another
 FEW = 1_000
 """So many artifacts are looked up one by one; beyond, the order is followed to the limit."""
 
@@ -60,6 +62,60 @@ def projects(conn: Connection) -> list[str]:
     named = named.union_all(sa.select(after.scalar_subquery()).where(named.c.name.is_not(None)))
     statement = sa.select(named.c.name).where(named.c.name.is_not(None))
     return sorted(conn.execute(statement).scalars())
+
+
+def unheard(conn: Connection, text: str) -> list[str]:
+    """Return what nothing here has of the names in a query, a sentence each.
+
+    Raises:
+        QueryError: The text is no query.
+    """
+    said = []
+    for field in language.fields(language.parse(text)):
+        whole = field.group if field.name is None else f"{field.group}.{field.name}"
+        near = _near(conn, field)
+        if near is not None:
+            hint = f"; did you mean {' or '.join(near)}?" if near else "."
+            said.append(f"nothing has {whole}{hint}")
+    return list(dict.fromkeys(said))
+
+
+def _near(conn: Connection, field: Field) -> list[str] | None:
+    """Return names like one that nothing has, or nothing where something has it."""
+    name = str(field.name)
+    if field.group == "metrics":
+        metric = tables.metric
+        here = sa.and_(
+            metric.c.project.in_(projects(conn)),
+            metric.c.kind.in_([str(kind) for kind in Kind]),
+            metric.c.name == name,
+        )
+        if conn.execute(sa.select(metric.c.artifact).where(here).limit(1)).first():
+            return None
+        newest = sa.select(_ARTIFACT.c.id).order_by(_ARTIFACT.c.seq.desc()).limit(FEW)
+        known = sa.select(metric.c.name).where(metric.c.artifact.in_(newest)).distinct()
+    elif field.group in {"params", "facts", "code"}:
+        table = tables.parameter
+        name = f"{field.group}.{name}"
+        if conn.execute(sa.select(table.c.name).where(table.c.name == name).limit(1)).first():
+            return None
+        known = sa.select(table.c.name).where(table.c.name.startswith(f"{field.group}.")).distinct()
+    elif field.group == "tags":
+        known = sa.select(tables.label.c.name).distinct()
+    elif field.group == "packages":
+        package, name = tables.package, normal(name)
+        if conn.execute(sa.select(package.c.lock).where(package.c.name == name).limit(1)).first():
+            return None
+        known = sa.select(package.c.name).distinct()
+    else:
+        return None
+    names = set(conn.execute(known).scalars())
+    if name in names:
+        return None
+    # What all of them begin with makes none of them alike.
+    plain = [one.removeprefix(f"{field.group}.") for one in sorted(names)]
+    near = difflib.get_close_matches(name.removeprefix(f"{field.group}."), plain, 3, _ALIKE)
+    return [f"{field.group}.{one}" for one in near]
 
 
 class _Search:
@@ -190,6 +246,9 @@ class _Search:
         number = all(isinstance(value, float) for value in part.values) and part.operator != "~"
         column: sa.ColumnElement[Any] = table.c.number if number else table.c.text
         found = sa.select(table.c.artifact).where(table.c.name == name, compared(column, part))
+        if not number and part.operator in {"<", "<=", ">", ">="}:
+            # A number is neither before nor after a word.
+            found = found.where(table.c.number.is_(None))
         return owner.in_(found)
 
     def _params(self, part: Comparison) -> Clause:

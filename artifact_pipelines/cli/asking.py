@@ -1,5 +1,6 @@
 """The commands that ask the catalog: search."""
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import typer
@@ -26,11 +27,12 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Find artifacts by what they are, what they were made with and what was said of them."""
-    from artifact_pipelines.domain.query import parse
+    from artifact_pipelines.domain.query import fields, parse
 
-    parse(query)
+    asked = [str(field.name) for field in fields(parse(query)) if field.group == "metrics"]
     with listing() as registry:
         found = [] if registry is None else registry.search(query, limit)
+        unheard = [] if registry is None or found else registry.unheard(query)
     if as_json:
         show_json({"query": query, "artifacts": [shapes.artifact(one) for one in found]})
     elif found:
@@ -41,7 +43,7 @@ def search(
                 (
                     one.reference,
                     one.kind.replace("_", " "),
-                    figures(one.metrics),
+                    _asked_for(one.metrics, asked) or figures(one.metrics, 1),
                     size(one.size),
                     moment(one.published)[:16],
                 )
@@ -49,4 +51,13 @@ def search(
             ],
         )
     else:
-        say("Nothing is found by that.")
+        say(
+            " ".join(
+                ["Nothing is found by that.", *(f"{one[:1].upper()}{one[1:]}" for one in unheard)]
+            )
+        )
+
+
+def _asked_for(metrics: Mapping[str, float], names: Sequence[str]) -> str:
+    """Return the metrics that a query names."""
+    return figures({name: metrics[name] for name in names if name in metrics}, len(names))

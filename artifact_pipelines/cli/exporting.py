@@ -22,7 +22,7 @@ def export(
     if as_json:
         show_json({"folder": str(to), "artifacts": [one.reference for one in found]})
     else:
-        say(f"{len(found)} artifacts are in {to}, verified.")
+        say(f"{len(found)} artifact{' is' if len(found) == 1 else 's are'} in {to}, verified.")
 
 
 def card(reference: Annotated[str, typer.Argument(help="Such as digits@production.")]) -> None:

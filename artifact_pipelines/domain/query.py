@@ -40,6 +40,13 @@ FIELDS: Final[Mapping[str, str]] = {
 }
 """The fields that stand alone, and what they are compared with."""
 
+VALUES: Final[Mapping[str, tuple[str, ...]]] = {
+    "kind": ("dataset", "training_run", "checkpoint", "model"),
+    "state": ("live", "forgotten"),
+    "run_state": ("running", "finished", "failed"),
+}
+"""The fields that have a few values only."""
+
 GROUPS: Final = frozenset({"metrics", "params", "tags", "packages", "facts", "code"})
 """The fields that have a name after a dot."""
 
@@ -54,6 +61,7 @@ _TOKEN: Final = re.compile(
     )""",
     re.VERBOSE | re.DOTALL,
 )
+_DATE: Final = re.compile(r"\d{4}(-\d\d){0,2}(T|$)")
 _NUMBER: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 _KEYWORDS: Final = frozenset({"and", "or", "not", "in", "order", "by", "asc", "desc", "limit"})
 
@@ -138,6 +146,23 @@ class _Token:
     place: int
 
 
+def fields(query: Query) -> list[Field]:
+    """Return every field that a query names, in its order."""
+    found = _fields(query.where)
+    return found if query.order is None else [*found, query.order]
+
+
+def _fields(part: Condition | None) -> list[Field]:
+    match part:
+        case Comparison(field):
+            return [field]
+        case Not(inner):
+            return _fields(inner)
+        case All(parts) | Any(parts):
+            return [field for one in parts for field in _fields(one)]
+    return []
+
+
 def parse(text: str) -> Query:
     """Return the query that a text writes.
 
@@ -220,7 +245,8 @@ class _Parser:
         if token is not None and token.kind == "operator":
             self.at += 1
             place = self._place()
-            return Comparison(field, token.text, (self._value(field),), place)
+            exact = token.text in {"=", "!="}
+            return Comparison(field, token.text, (self._value(field, exact=exact),), place)
         denied = self._take("not")
         if not self._take("in"):
             raise self._wrong(self._peek(), "expected one of = != < <= > >= ~ in")
@@ -252,12 +278,18 @@ class _Parser:
             f"{', '.join(f'{one}.…' for one in sorted(GROUPS))}",
         )
 
-    def _value(self, field: Field) -> str | float:
+    def _value(self, field: Field, *, exact: bool = True) -> str | float:
         token = self._next("a value")
-        if token.kind == "text":
-            return _plain(token.text)
-        if token.kind != "word" or '"' in token.text:
+        if token.kind not in {"text", "word"} or (token.kind == "word" and '"' in token.text):
             raise self._wrong(token, "expected a value: a number, a word or a text in quotes")
+        plain = _plain(token.text) if token.kind == "text" else token.text
+        known = VALUES.get(field.group)
+        if exact and known and plain not in known:
+            raise self._wrong(token, f"{field.group} is one of {', '.join(known)}")
+        if field.group == "published" and not _DATE.match(plain):
+            raise self._wrong(token, "published is compared with a date such as 2026-11-28")
+        if token.kind == "text":
+            return plain
         wanted = FIELDS.get(field.group, "number" if field.group == "metrics" else None)
         if _NUMBER.fullmatch(token.text) and wanted != "text" and field.group not in _TEXTS:
             return float(token.text)

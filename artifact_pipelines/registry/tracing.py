@@ -77,6 +77,14 @@ class Tracing(Reading):
         rows = self.catalog.read(search.search, query, find, limit)
         return [Artifact.of(row) for row in rows]
 
+    def unheard(self, query: str) -> list[str]:
+        """Return which names in a query nothing here has, a sentence each, with what is like them.
+
+        Raises:
+            QueryError: The text is no query.
+        """
+        return self.catalog.read(search.unheard, query)
+
     def declare(self, child: str, parent: str, role: str) -> None:
         """Record that one artifact was made from another, on the word of whoever says so.
 

@@ -14,6 +14,7 @@ from artifact_pipelines.domain.query import (
     Not,
     Query,
     Words,
+    fields,
     parse,
 )
 from artifact_pipelines.errors import QueryError
@@ -96,6 +97,11 @@ def test_versions_and_tags_are_texts_even_where_they_look_like_numbers() -> None
         ("kind = model; drop table artifact", 12, "';' means nothing"),
         ("(kind = model", 13, r"expected '\)'"),
         ("metrics.loss > many", 15, "metrics is compared with a number"),
+        ("kind = banana", 7, "kind is one of dataset, training_run, checkpoint, model"),
+        ("kind in (model, 'training run')", 16, "kind is one of dataset"),
+        ("state != retired", 9, "state is one of live, forgotten"),
+        ("run_state = ended", 12, "run_state is one of running, finished, failed"),
+        ("published > yesterday", 12, "a date such as 2026-11-28"),
         ("kind = model limit 0", 19, "a limit is a whole number"),
         ("kind = model order step", 19, "expected 'by'"),
         ("and kind = model", 0, "expected a field"),
@@ -108,6 +114,20 @@ def test_an_error_points_at_the_place(text: str, place: int, said: str) -> None:
 
     assert caught.value.place == place
     assert str(caught.value).endswith(f"\n  {' ' * place}^")
+
+
+def test_a_part_of_a_value_or_date_is_enough_where_it_is_looked_for() -> None:
+    assert parse("kind ~ run and published > 2026 and published < '2026-11-28T10:00'").where
+
+
+def test_every_field_is_named_in_order() -> None:
+    found = fields(parse("metrics.a > 1 and not (tags.b = c or 'words') order by params.d"))
+
+    assert [(one.group, one.name) for one in found] == [
+        ("metrics", "a"),
+        ("tags", "b"),
+        ("params", "d"),
+    ]
 
 
 @given(st.text(alphabet=string.printable + "äß名", max_size=60))

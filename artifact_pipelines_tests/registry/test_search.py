@@ -163,3 +163,31 @@ def test_a_query_does_not_read_every_metric(registry: Registry) -> None:
 
     assert any("ix_metric_project_kind_name_value" in plan for plan in plans), plans
     assert not any(plan.startswith("SCAN metric") for plan in plans), plans
+
+
+def test_a_number_is_neither_before_nor_after_a_word(registry: Registry) -> None:
+    assert registry.search("params.lr < fast") == []
+    assert registry.search("params.net.kind < zzz and kind = training_run")
+
+
+@pytest.mark.parametrize(
+    "query, said",
+    [
+        ("metrics.acuracy > 1", ["nothing has metrics.acuracy; did you mean metrics.accuracy?"]),
+        ("metrics.accuracy > 2", []),
+        ("params.hiden > 1", ["nothing has params.hiden."]),
+        ("tags.taem = x", ["nothing has tags.taem; did you mean tags.team?"]),
+        ("packages.nunpy > 1", ["nothing has packages.nunpy; did you mean packages.numpy?"]),
+        ("facts.zzz = 1 and step = 1", ["nothing has facts.zzz."]),
+        ("kind = model and step = 9", []),
+        (
+            "kind = model order by metrics.losss",
+            ["nothing has metrics.losss; did you mean metrics.loss?"],
+        ),
+    ],
+)
+def test_a_name_that_nothing_has_is_told_with_what_is_like_it(
+    registry: Registry, query: str, said: list[str]
+) -> None:
+    assert registry.search(query) == []
+    assert registry.unheard(query) == said
