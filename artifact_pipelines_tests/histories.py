@@ -53,8 +53,8 @@ COLUMNS = {
     "artifact_pack": ("artifact", "pack"),
     "leaf": (
         *("seq", "time", "actor", "action", "subject", "project", "envelope", "body", "hash"),
+        "nodes",
     ),
-    "tree_node": ("level", "index", "hash"),
 }
 
 
@@ -294,16 +294,15 @@ class History:
             f'"time":"{time}"}}'
         ).encode()
         node = merkle.leaf_hash(envelope)
-        self._rows["leaf"].append(
-            (self.seq, time, ACTOR, action, subject, project, envelope, encoded, node)
-        )
-        index, level = self.seq, 0
+        index, peak, nodes = self.seq, node, b""
         while index % 2:
-            node = merkle.node_hash(self.peaks.pop(), node)
+            peak = merkle.node_hash(self.peaks.pop(), peak)
             index //= 2
-            level += 1
-            self._rows["tree_node"].append((level, index, node))
-        self.peaks.append(node)
+            nodes += peak
+        self.peaks.append(peak)
+        self._rows["leaf"].append(
+            (self.seq, time, ACTOR, action, subject, project, envelope, encoded, node, nodes)
+        )
         self.seq += 1
         return time
 

@@ -28,7 +28,7 @@ GROWING = frozenset(
             "pack",
             "artifact_pack",
         ),
-        *("leaf", "tree_node", "verdict", "request", "stage_history"),
+        *("leaf", "verdict", "request", "stage_history"),
     }
 )
 """The tables that grow with the history."""

@@ -92,7 +92,12 @@ def now(conn: Connection) -> float:
 
 def clock(conn: Connection) -> sa.ColumnElement[Any]:
     """Return the database's own clock in seconds since 1970, as a column."""
-    if conn.dialect.name == "sqlite":
+    return clock_of(conn.dialect.name)
+
+
+def clock_of(dialect: str) -> sa.ColumnElement[Any]:
+    """Return the clock of a kind of database in seconds since 1970, as a column."""
+    if dialect == "sqlite":
         return sa.literal_column("(julianday('now') - 2440587.5) * 86400.0").label("clock")
     return sa.literal_column("extract(epoch from clock_timestamp())").label("clock")
 

@@ -14,7 +14,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import Connection
 
 from artifact_pipelines.catalog import fold, tables
-from artifact_pipelines.catalog.catalog import Transaction, clock
+from artifact_pipelines.catalog.catalog import Transaction, batches, clock_of
 from artifact_pipelines.domain import digest, merkle
 from artifact_pipelines.domain.leaf import Leaf
 from artifact_pipelines.domain.publication import Publication
@@ -29,10 +29,14 @@ _MOVE = (
     .where(tables.ledger_head.c.id == 1)
     .values(size=sa.bindparam("to"), peaks=sa.bindparam("roots"), time=sa.bindparam("at"))
 )
-_ADD = {
-    table.name: str(sa.insert(table).compile(dialect=sqlite.dialect()))
-    for table in (tables.leaf, tables.tree_node)
-}
+_HEAD = sa.select(tables.ledger_head).where(tables.ledger_head.c.id == sa.literal_column("1"))
+_LOCK = _HEAD.add_columns(clock_of("postgresql")).with_for_update()
+_LOCK_SQLITE = str(_HEAD.add_columns(clock_of("sqlite")).compile(dialect=sqlite.dialect()))
+_MOVE_SQLITE = "update ledger_head set size = ?, peaks = ?, time = ? where id = 1"
+_HASHES = sa.select(tables.leaf.c.seq, tables.leaf.c.hash, tables.leaf.c.nodes).where(
+    tables.leaf.c.seq.in_(sa.bindparam("seqs", expanding=True))
+)
+_ADD_SQLITE = str(sa.insert(tables.leaf).compile(dialect=sqlite.dialect()))
 
 
 def create(tx: Transaction, origin: str) -> bool:
@@ -48,9 +52,10 @@ def create(tx: Transaction, origin: str) -> bool:
 
 def lock(tx: Transaction) -> sa.Row[Any]:
     """Return the head row, locked: the last lock that a change takes."""
-    table = tables.ledger_head
-    statement = sa.select(table, clock(tx.conn)).where(table.c.id == 1).with_for_update()
-    return tx.conn.execute(statement).one()
+    if tx.conn.dialect.name == "sqlite":
+        # The transaction holds the database's only lock; there is nothing to convert.
+        return tx.conn.exec_driver_sql(_LOCK_SQLITE).one()
+    return tx.conn.execute(_LOCK).one()
 
 
 def _time(head: sa.Row[Any]) -> float:
@@ -96,35 +101,30 @@ def append_many(
     at = _time(head)
     time = timestamp(at)
     peaks = _peaks(head)
-    leaves, rows, nodes = [], [], []
+    leaves, rows = [], []
     sealed = digest.seal_all([body for _, _, body in entries])
     for seq, ((action, subject, _), (body, said)) in enumerate(
         zip(entries, sealed, strict=True), head.size
     ):
         leaf = Leaf(seq, time, actor, action, subject, digest.sha256(body))
-        hashed = leaf.hash
-        rows.append(_row(leaf, body, hashed, _project_of(said)))
-        nodes += _grow(peaks, seq, hashed)
+        rows.append(_row(leaf, body, _project_of(said), peaks))
         leaves.append(leaf)
     if leaves:
-        _insert(tx.conn, tables.leaf, rows)
-        _insert(tx.conn, tables.tree_node, nodes)
+        _insert(tx.conn, rows)
         _move_head(tx, leaves[-1].seq + 1, peaks, at)
     for leaf, (_, said) in zip(leaves, sealed, strict=True):
         fold.apply(tx, leaf, said)
     return leaves
 
 
-def _insert(conn: Connection, table: sa.Table, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Insert rows, each with every column in the table's order."""
-    if not rows:
-        return
+def _insert(conn: Connection, rows: list[tuple[Any, ...]]) -> None:
+    """Insert leaves, each with every column in the table's order."""
     if conn.dialect.name == "sqlite":
         # There is nothing to convert: the driver takes the rows as they are.
-        conn.exec_driver_sql(_ADD[table.name], list(rows))
+        conn.exec_driver_sql(_ADD_SQLITE, rows)
         return
-    names = [column.name for column in table.columns]
-    conn.execute(sa.insert(table), [dict(zip(names, row, strict=True)) for row in rows])
+    names = [column.name for column in tables.leaf.columns]
+    conn.execute(sa.insert(tables.leaf), [dict(zip(names, row, strict=True)) for row in rows])
 
 
 def insert(
@@ -146,15 +146,16 @@ def _write(
     project: str | None,
     at: float,
 ) -> None:
-    hashed = leaf.hash
-    _insert(tx.conn, tables.leaf, [_row(leaf, body, hashed, project)])
     peaks = _peaks(head)
-    _insert(tx.conn, tables.tree_node, _grow(peaks, leaf.seq, hashed))
+    _insert(tx.conn, [_row(leaf, body, project, peaks)])
     _move_head(tx, leaf.seq + 1, peaks, at)
 
 
-def _row(leaf: Leaf, body: bytes | None, hashed: bytes, project: str | None) -> tuple[Any, ...]:
-    """Return a leaf's columns, in the table's order."""
+def _row(
+    leaf: Leaf, body: bytes | None, project: str | None, peaks: list[bytes]
+) -> tuple[Any, ...]:
+    """Return a leaf's columns, in the table's order, and add its hash to the peaks."""
+    hashed = leaf.hash
     return (
         leaf.seq,
         leaf.time,
@@ -165,6 +166,7 @@ def _row(leaf: Leaf, body: bytes | None, hashed: bytes, project: str | None) -> 
         leaf.encode(),
         body,
         hashed,
+        _grow(peaks, leaf.seq, hashed),
     )
 
 
@@ -175,19 +177,23 @@ def _peaks(head: sa.Row[Any]) -> list[bytes]:
     ]
 
 
-def _grow(peaks: list[bytes], index: int, node: bytes) -> list[tuple[int, int, bytes]]:
-    """Add a leaf's hash to the peaks, and return the tree nodes that it completes."""
-    nodes: list[tuple[int, int, bytes]] = []
+def _grow(peaks: list[bytes], index: int, node: bytes) -> bytes:
+    """Add a leaf's hash to the peaks, and return the tree nodes that it completes, in a row."""
+    nodes = b""
     while index % 2:
         node = merkle.node_hash(peaks.pop(), node)
         index //= 2
-        nodes.append((len(nodes) + 1, index, node))
+        nodes += node
     peaks.append(node)
     return nodes
 
 
 def _move_head(tx: Transaction, size: int, peaks: list[bytes], at: float) -> None:
-    tx.conn.execute(_MOVE, {"to": size, "roots": b"".join(peaks), "at": at})
+    roots = b"".join(peaks)
+    if tx.conn.dialect.name == "sqlite":
+        tx.conn.exec_driver_sql(_MOVE_SQLITE, (size, roots, at))
+    else:
+        tx.conn.execute(_MOVE, {"to": size, "roots": roots, "at": at})
 
 
 def head(conn: Connection) -> sa.Row[Any]:
@@ -206,6 +212,14 @@ def root(conn: Connection, size: int) -> bytes:
 def inclusion(conn: Connection, seq: int, size: int) -> list[bytes]:
     """Return the proof that a leaf is in the tree of a size."""
     return _over_nodes(conn, lambda hash_of: merkle.inclusion_proof(seq, size, hash_of))
+
+
+def inclusions(conn: Connection, seqs: Sequence[int], size: int) -> list[tuple[bytes, ...]]:
+    """Return the proofs that leaves are in the tree of a size, read together."""
+    return _over_nodes(
+        conn,
+        lambda hash_of: [tuple(merkle.inclusion_proof(seq, size, hash_of)) for seq in seqs],
+    )
 
 
 def consistency(conn: Connection, old: int, new: int) -> list[bytes]:
@@ -244,23 +258,21 @@ def _over_nodes(conn: Connection, make: Callable[[merkle.HashOf], T]) -> T:
         return b""
 
     make(note)
-    node, leaf = tables.tree_node, tables.leaf
-    found: dict[tuple[int, int], bytes] = {}
-    leaves = [index for level, index in wanted if level == 0]
-    if leaves:
-        rows = conn.execute(sa.select(leaf.c.seq, leaf.c.hash).where(leaf.c.seq.in_(leaves)))
-        found |= {(0, row.seq): bytes(row.hash) for row in rows}
-    inner = sorted(wanted - {(0, index) for index in leaves})
-    if inner:
-        each = [sa.and_(node.c.level == level, node.c.index == index) for level, index in inner]
-        columns = sa.select(node.c.level, node.c.index, node.c.hash)
-        for level, index, hashed in conn.execute(columns.where(sa.or_(*each))):
-            found[level, index] = bytes(hashed)
-    missing = sorted(wanted - found.keys())
-    if missing:
-        level, index = missing[0]
-        raise LedgerError(f"the ledger lacks the hash of node {level}/{index}.")
-    return make(lambda level, index: found[level, index])
+    # A node is kept with the leaf that completes it: the last one under it.
+    last = sorted({((index + 1) << level) - 1 for level, index in wanted})
+    found: dict[int, bytes] = {}
+    for part in batches(last):
+        rows = conn.execute(_HASHES, {"seqs": part})
+        found |= {seq: bytes(hashed) + bytes(nodes) for seq, hashed, nodes in rows}
+
+    def hash_of(level: int, index: int) -> bytes:
+        hashes = found.get(((index + 1) << level) - 1, b"")
+        hashed = hashes[level * HASH_BYTES : (level + 1) * HASH_BYTES]
+        if len(hashed) != HASH_BYTES:
+            raise LedgerError(f"the ledger lacks the hash of node {level}/{index}.")
+        return hashed
+
+    return make(hash_of)
 
 
 def _project_of(said: Mapping[str, Any]) -> str | None:

@@ -460,17 +460,15 @@ leaf = Table(
     Column("envelope", LargeBinary, nullable=False),
     Column("body", LargeBinary, comment="null once it was erased"),
     Column("hash", LargeBinary, nullable=False),
+    Column(
+        "nodes",
+        LargeBinary,
+        nullable=False,
+        comment="the hashes of the tree nodes that it completes, the lowest first",
+    ),
     Index("ix_leaf_subject", "subject"),
     Index("ix_leaf_action", "action"),
     Index("ix_leaf_project", "project"),
-)
-
-tree_node = Table(
-    "tree_node",
-    metadata,
-    Column("level", Integer, primary_key=True, autoincrement=False),
-    Column("index", BigInteger, primary_key=True, autoincrement=False),
-    Column("hash", LargeBinary, nullable=False),
 )
 
 ledger_head = Table(

@@ -22,6 +22,12 @@ from artifact_pipelines.domain.stage import (
 from artifact_pipelines.errors import LedgerError, PromotionRefusedError
 from artifact_pipelines.registry.reading import Artifact
 
+_LOG_KEYS = (
+    sa.select(tables.leaf.c.seq, tables.leaf.c.body)
+    .where(tables.leaf.c.action.in_(["log_create", "log_rotate"]))
+    .order_by(tables.leaf.c.seq)
+)
+
 
 @dataclass(frozen=True, slots=True)
 class RegisteredKey:
@@ -54,14 +60,8 @@ def registered_keys(conn: Connection) -> list[RegisteredKey]:
 
 def log_keys(conn: Connection) -> list[tuple[int, str]]:
     """Return the log's public keys, each with the leaf from which on it signs the heads."""
-    table = tables.leaf
-    rows = conn.execute(
-        sa.select(table.c.seq, table.c.body)
-        .where(table.c.action.in_(["log_create", "log_rotate"]))
-        .order_by(table.c.seq)
-    )
     found = []
-    for row in rows:
+    for row in conn.execute(_LOG_KEYS):
         body = digest.parse(bytes(row.body))
         if "statement" in body:
             body = {"log_key": SignedStatement.from_body(body).payload["public"]}

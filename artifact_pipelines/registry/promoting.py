@@ -11,9 +11,10 @@ from sqlalchemy.engine import Connection
 
 from artifact_pipelines.catalog import tables
 from artifact_pipelines.domain import digest, naming
+from artifact_pipelines.domain.leaf import Leaf
 from artifact_pipelines.domain.policy import PRODUCTION, Approvals, Policy
 from artifact_pipelines.domain.record import Kind
-from artifact_pipelines.domain.signing import SignedStatement, TreeHead
+from artifact_pipelines.domain.signing import SignedStatement
 from artifact_pipelines.domain.stage import decide_rollback, gathered
 from artifact_pipelines.domain.verdict import Verdict
 from artifact_pipelines.errors import (
@@ -22,7 +23,7 @@ from artifact_pipelines.errors import (
     PromotionRefusedError,
     UnknownArtifactError,
 )
-from artifact_pipelines.registry import deciding, steps
+from artifact_pipelines.registry import deciding, resolving, steps
 from artifact_pipelines.registry.attesting import Provenance
 from artifact_pipelines.registry.entrusting import Entrusting
 from artifact_pipelines.registry.keys import SERVICE
@@ -387,39 +388,24 @@ class Promoting(Entrusting):
         parsed = naming.parse(reference)
         if not isinstance(parsed, naming.StageRef):
             raise UnknownArtifactError(f"{reference!r} names no stage; write digits@production.")
-        newest = self.newest_head()
-        pointers = {} if newest is None else digest.parse(newest[2].encode())
-        seq = pointers.get(f"{parsed.project}/{parsed.stage}")
-        if seq is None:
+        found = self.catalog.read(resolving.gather, parsed.project, parsed.stage)
+        head = None if found is None else self._opened(found.newest, found.log_keys)
+        if found is None or head is None or found.move is None or found.seq is None:
             raise UnknownArtifactError(
                 f"{reference} serves nothing yet; only stages serve, and an alias carries no proof."
             )
-        proof = self.prove(seq, newest)
-        _, body, signed = proof.verify(self.log_key(proof.size))
+        leaf, body, signed = found.move.under(head)
         said = SignedStatement.from_body(body).payload
-        if signed.get(f"{said['project']}/{said['stage']}") != seq:
+        place = f"{said['project']}/{said['stage']}"
+        if leaf.seq != found.seq or signed.get(place) != found.seq:
             raise LedgerError(f"the signed log does not prove what {reference} points at.")
-        model = self.get(said["artifact"])
-        self._check_published(model, newest)
+        model, published = found.model, found.published
+        if model is None or published is None or model.id != said["artifact"]:
+            raise UnknownArtifactError(f"there is no artifact {said['artifact'][:16]}.")
+        _check_published(model, *published.under(head)[:2])
         if model.recalled:
             raise LedgerError(f"{reference} points at {model.reference}, which was recalled.")
-        return Resolved(model, seq, proof, self._pointer(parsed.project, parsed.stage)[1] != seq)
-
-    def _check_published(self, model: Artifact, newest: tuple[TreeHead, str, str] | None) -> None:
-        """Refuse a model whose row is not what its record and its signed leaf say.
-
-        Whoever pins a digest or a name that was printed must not be pinning an edited row.
-        """
-        proof = self.prove(model.seq, newest)
-        leaf, body, _ = proof.verify(self.log_key(proof.size))
-        row = (model.id, model.record.id, model.record.content, model.content, model.version)
-        content = body.get("content")
-        said = (leaf.subject, leaf.subject, content, content, body.get("version"))
-        if leaf.action != "publish" or row != said:
-            raise LedgerError(
-                f"the catalog's row of {model.id[:16]} is not what was signed for it; "
-                "run: artifact-pipelines catalog rebuild"
-            )
+        return Resolved(model, found.seq, found.move, found.pointer != found.seq)
 
     def provenance(self, reference: str) -> dict[str, Any]:
         """Return a model's in-toto statement in a DSSE envelope, signed by the service's key.
@@ -564,3 +550,18 @@ def before(history: Sequence[Move], current: str | None) -> Artifact | None:
         if move.seq < reached and move.model.id != current and whole:
             return move.model
     return None
+
+
+def _check_published(model: Artifact, leaf: Leaf, body: Mapping[str, Any]) -> None:
+    """Refuse a model whose row is not what its record and its signed leaf say.
+
+    Whoever pins a digest or a name that was printed must not be pinning an edited row.
+    """
+    row = (model.id, model.record.id, model.record.content, model.content, model.version)
+    content = body.get("content")
+    said = (leaf.subject, leaf.subject, content, content, body.get("version"))
+    if leaf.seq != model.seq or leaf.action != "publish" or row != said:
+        raise LedgerError(
+            f"the catalog's row of {model.id[:16]} is not what was signed for it; "
+            "run: artifact-pipelines catalog rebuild"
+        )

@@ -1,7 +1,7 @@
 """Signed tree heads: the log's signer, and the proofs that rest on its heads."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +50,14 @@ class Proof:
         Raises:
             LedgerError: Any part is not what the signature covers.
         """
-        head = open_head(self.note, LOG, key)
+        return self.under(open_head(self.note, LOG, key))
+
+    def under(self, head: TreeHead) -> tuple[Leaf, dict[str, Any], Mapping[str, int]]:
+        """Return the leaf, its body and the pointers under a head whose signature was verified.
+
+        Raises:
+            LedgerError: Any part is not what the head covers.
+        """
         leaf = Leaf.decode(self.envelope)
         if not merkle.verify_inclusion(
             merkle.leaf_hash(self.envelope), leaf.seq, head.size, self.path, head.root
@@ -123,7 +130,10 @@ class SigningOff(Reading):
         Raises:
             LedgerError: The log names a key that never was in the folder.
         """
-        known = self.catalog.read(deciding.log_keys)
+        return self._trusted(self.catalog.read(deciding.log_keys), size)
+
+    def _trusted(self, known: Sequence[tuple[int, str]], size: int | None = None) -> PublicKey:
+        """Return the key that the heads of a size are believed by."""
         public = [key for since, key in known if size is None or since < size][-1]
         if self.keys.has(LOG):
             mine = self.keys.load(LOG).public
@@ -144,9 +154,13 @@ class SigningOff(Reading):
         row = self.catalog.read(lambda conn: conn.execute(statement).first())
         if row is None:
             return None
-        head = open_head(row.note, LOG, self.log_key(row.size))
+        return self._opened(row, self.catalog.read(deciding.log_keys)), row.note, row.pointers
+
+    def _opened(self, row: sa.Row[Any], log_keys: Sequence[tuple[int, str]]) -> TreeHead:
+        """Return the newest signed head in a row, once its signature and the past agree."""
+        head = open_head(row.note, LOG, self._trusted(log_keys, row.size))
         self._see(head, row.note)
-        return head, row.note, row.pointers
+        return head
 
     def _see(self, head: TreeHead, note: str) -> None:
         """Remember a head, unless it contradicts the greatest that was seen here."""

@@ -25,7 +25,6 @@ FOLDED = (
     "words",
     "run",
     "leaf",
-    "tree_node",
 )
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import sqlalchemy as sa
 
 from artifact_pipelines.catalog import tables
+from artifact_pipelines.catalog.catalog import Transaction
 from artifact_pipelines.domain import digest
 from artifact_pipelines.domain.policy import Policy
 from artifact_pipelines.domain.signing import SigningKey
@@ -191,12 +193,39 @@ def test_an_operator_cannot_promote_without_verdicts(registry: Registry) -> None
 
 def test_a_changed_leaf_is_never_signed_over(registry: Registry) -> None:
     building.promoted(registry, "run-1")
-    node = tables.tree_node
-    registry.catalog.write(lambda tx: tx.conn.execute(node.update().values(hash=b"\0")))
-    building.dataset(registry, rows=9)
+    for count in (1, 300):
+        change = tables.leaf.update().values(nodes=b"\0" * count)
+        registry.catalog.write(_run, change)
+        building.dataset(registry, rows=count)
 
-    with pytest.raises(LedgerError):
-        registry.sign_head()
+        with pytest.raises(LedgerError):
+            registry.sign_head()
+
+
+def _run(tx: Transaction, change: sa.Update) -> None:
+    tx.conn.execute(change)
+
+
+@pytest.mark.parametrize("body", [b"{}", b"[]", b"no JSON", b'{"statement":"{}"}'])
+def test_a_move_whose_body_was_changed_is_not_served(registry: Registry, body: bytes) -> None:
+    building.promoted(registry, "run-1")
+    move = registry.history(PROJECT, "production")[-1]
+    table = tables.leaf
+    registry.catalog.write(_run, table.update().where(table.c.seq == move.seq).values(body=body))
+
+    with pytest.raises(LedgerError, match="is no move"):
+        registry.resolve("digits@production")
+
+
+@pytest.mark.parametrize("column", ["seq", "content", "version"])
+def test_a_row_that_is_not_what_was_signed_is_not_served(registry: Registry, column: str) -> None:
+    model = building.promoted(registry, "run-1")
+    value = {"seq": 1, "content": "0" * 64, "version": 9}[column]
+    edit(registry, "delete from ancestry")
+    edit(registry, f"update artifact set {column} = '{value}' where id = '{model.id}'")
+
+    with pytest.raises(LedgerError, match="is not what was signed for it"):
+        registry.resolve("digits@production")
 
 
 def test_a_log_that_was_cut_short_is_never_signed_over(registry: Registry) -> None:

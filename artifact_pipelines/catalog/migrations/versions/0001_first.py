@@ -243,6 +243,12 @@ def upgrade() -> None:
         sa.Column("envelope", sa.LargeBinary(), nullable=False),
         sa.Column("body", sa.LargeBinary(), nullable=True, comment="null once it was erased"),
         sa.Column("hash", sa.LargeBinary(), nullable=False),
+        sa.Column(
+            "nodes",
+            sa.LargeBinary(),
+            nullable=False,
+            comment="the hashes of the tree nodes that it completes, the lowest first",
+        ),
         sa.PrimaryKeyConstraint("seq", name="pk_leaf"),
     )
     op.create_index("ix_leaf_action", "leaf", ["action"], unique=False)
@@ -457,13 +463,6 @@ def upgrade() -> None:
             "pointers", sa.Text(), nullable=False, comment="canonical JSON behind the note's digest"
         ),
         sa.PrimaryKeyConstraint("size", name="pk_tree_head"),
-    )
-    op.create_table(
-        "tree_node",
-        sa.Column("level", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("index", _BIG, autoincrement=False, nullable=False),
-        sa.Column("hash", sa.LargeBinary(), nullable=False),
-        sa.PrimaryKeyConstraint("level", "index", name="pk_tree_node"),
     )
     op.create_table(
         "verdict",
