@@ -18,6 +18,9 @@ def model_card(
     metrics: Mapping[str, float],
     datasets: Sequence[tuple[str, str | None]],
     origin: Sequence[str],
+    *,
+    evaluated: Mapping[str, float],
+    evaluation: str,
 ) -> str:
     """Return a model card: what a Hub reads, then what people read.
 
@@ -25,17 +28,23 @@ def model_card(
         name: The model's reference.
         artifact: Its artifact id.
         content: Its content digest.
-        metrics: Its metrics; those that are not finite are left out.
+        metrics: What its trainer measured; numbers that are not finite are left out.
         datasets: The datasets behind it, each with its licence.
         origin: The lines of its lineage as a tree.
+        evaluated: What its gates measured.
+        evaluation: The data that they measured it on.
     """
-    finite = {key: value for key, value in sorted(metrics.items()) if math.isfinite(value)}
+    finite, judged = (
+        {key: value for key, value in sorted(found.items()) if math.isfinite(value)}
+        for found in (metrics, evaluated)
+    )
     head: dict[str, Any] = {"library_name": "artifact-pipelines", "tags": ["artifact-pipelines"]}
     licences = sorted({licence for _, licence in datasets if licence})
-    if datasets and finite:
-        results = [{"type": key, "name": key, "value": value} for key, value in finite.items()]
+    if judged and evaluation:
+        # What a trainer says of itself, on data of its own choice, is for people to read.
+        results = [{"type": key, "name": key, "value": value} for key, value in judged.items()]
         task = {"type": "other", "name": "evaluation"}
-        about = {"name": datasets[0][0], "type": datasets[0][0]}
+        about = {"name": evaluation, "type": evaluation}
         result = {"task": task, "dataset": about, "metrics": results}
         head["model-index"] = [{"name": name, "results": [result]}]
     lines = ["---", *(f"{key}: {json.dumps(value)}" for key, value in head.items()), "---", ""]
@@ -43,9 +52,13 @@ def model_card(
     lines += [f"| artifact id | `{artifact}` |", f"| content digest | `{content}` |"]
     if licences:
         lines.append(f"| licences of its data | {', '.join(licences)} |")
-    if finite:
-        lines += ["", "## Metrics", "", "| metric | value |", "|---|---|"]
-        lines += [f"| {key} | {value:.6g} |" for key, value in finite.items()]
+    for title, found in (
+        (f"Evaluated on {evaluation}", judged if evaluation else {}),
+        ("Measured while it trained", finite),
+    ):
+        if found:
+            lines += ["", f"## {title}", "", "| metric | value |", "|---|---|"]
+            lines += [f"| {key} | {value:.6g} |" for key, value in found.items()]
     lines += ["", "## Data", ""]
     lines += [f"- {key}: {licence or 'licence unknown'}" for key, licence in datasets] or [
         "unknown"

@@ -11,10 +11,12 @@ from artifact_pipelines.domain import card
 from artifact_pipelines.domain.record import Kind
 from artifact_pipelines.errors import ConflictError, UnknownArtifactError
 from artifact_pipelines.registry.differing import Differing
+from artifact_pipelines.registry.evaluating import measured
+from artifact_pipelines.registry.promoting import Promoting
 from artifact_pipelines.registry.reading import Artifact
 
 
-class Exporting(Differing):
+class Exporting(Differing, Promoting):
     """The registry, as far as what it holds is handed on."""
 
     def export(self, what: str, to: Path) -> list[Artifact]:
@@ -60,6 +62,8 @@ class Exporting(Differing):
             if edge.parent.kind is Kind.DATASET
         }
         origin = self.drawing(artifact.id).folded().tree()
+        verdicts = self.verdicts(artifact)
+        held_out = sorted({one.evaluation for one in verdicts if one.evaluation is not None})
         return card.model_card(
             artifact.reference,
             artifact.id,
@@ -67,6 +71,8 @@ class Exporting(Differing):
             artifact.metrics,
             sorted(datasets.items()),
             origin,
+            evaluated=measured(verdicts),
+            evaluation=", ".join(self.get(one).reference for one in held_out),
         )
 
     def run_events(self, reference: str) -> list[dict[str, Any]]:

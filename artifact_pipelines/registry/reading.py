@@ -304,7 +304,11 @@ class Reading(Opened):
                 ).limit(2)
         rows = self.catalog.read(lambda conn: list(conn.execute(statement)))
         if not rows:
-            raise UnknownArtifactError(f"there is no artifact {reference!r}.")
+            hint = ""
+            if isinstance(parsed, naming.StageRef):
+                pointers = ", ".join(self.catalog.read(_pointers, parsed.project))
+                hint = f"; {parsed.project} has {pointers or 'no stage in use yet'}"
+            raise UnknownArtifactError(f"there is no artifact {reference!r}{hint}.")
         if len(rows) > 1:
             raise AmbiguousReferenceError(
                 f"{reference!r} names {rows[0].id[:16]} and others; write more digits."
@@ -548,6 +552,15 @@ def _models(conn: Connection, project: str, run: str | None, above: int | None) 
             )
         )
     return [Artifact.of(row) for row in conn.execute(statement)]
+
+
+def _pointers(conn: Connection, project: str) -> list[str]:
+    """Return the stages and aliases of a project that point at a model."""
+    found = (
+        sa.select(table.c[column]).where(table.c.project == project, table.c.artifact.is_not(None))
+        for table, column in ((tables.stage, "stage"), (tables.alias, "name"))
+    )
+    return [name for one in found for name in sorted(conn.execute(one).scalars())]
 
 
 def _by_ids(conn: Connection, ids: Sequence[str]) -> list[Artifact]:

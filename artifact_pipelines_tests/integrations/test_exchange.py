@@ -7,6 +7,7 @@ import pytest
 
 from artifact_pipelines.registry import open_registry
 from artifact_pipelines_tests import building
+from artifact_pipelines_tests.registry.test_evaluating import holdout, policy, train
 
 pytestmark = pytest.mark.integrations
 
@@ -15,12 +16,17 @@ def test_hugging_face_reads_the_model_card(tmp_path: Path) -> None:
     from huggingface_hub import ModelCard
 
     with open_registry(tmp_path / "home", actor="tester") as registry:
-        building.promoted(registry, "a")
-        card = ModelCard(registry.model_card("digits@production"))
+        registry.set_policy("digits", policy())
+        holdout(registry)
+        train(registry, "run-1", {0.8: 0.7})
+        registry.evaluate("digits", "run-1")
+        card = ModelCard(registry.model_card("digits/v1"))
 
     assert card.data.model_name == "digits/v1"
     (result,) = card.data.eval_results
-    assert (result.metric_type, result.metric_value) == ("accuracy", 0.2)
+    assert result.metric_type == "score"
+    assert result.metric_value == pytest.approx(0.7)
+    assert result.dataset_name == "digits/holdout@1"
     assert card.data.library_name == "artifact-pipelines"
 
 

@@ -10,6 +10,7 @@ import yaml
 from artifact_pipelines.errors import ConflictError, UnknownArtifactError
 from artifact_pipelines.registry import Registry
 from artifact_pipelines_tests import building
+from artifact_pipelines_tests.registry.test_evaluating import holdout, policy, train
 
 
 def test_a_project_is_exported_with_records_that_have_their_ids(
@@ -39,14 +40,29 @@ def test_a_model_card_says_what_it_was_made_from(registry: Registry) -> None:
     building.promoted(registry, "a")
     text = registry.model_card("digits@production")
     _, head, body = text.split("---\n", 2)
-    card = yaml.safe_load(head)
 
-    assert card["model-index"][0]["results"][0]["metrics"] == [
-        {"type": "accuracy", "name": "accuracy", "value": 0.2}
-    ]
+    assert "model-index" not in yaml.safe_load(head)
     assert registry.find("digits@production").id in body
     assert "checkpoint: digits/a@2" in body
     assert "digits/images@1: licence unknown" in body
+    assert "## Measured while it trained" in body
+    assert "| accuracy | 0.2 |" in body
+
+
+def test_a_model_card_tells_what_gates_measured_from_what_a_trainer_says(
+    registry: Registry,
+) -> None:
+    registry.set_policy("digits", policy())
+    holdout(registry)
+    train(registry, "run-1", {0.8: 0.7})
+    registry.evaluate("digits", "run-1")
+    _, head, body = registry.model_card("digits/v1").split("---\n", 2)
+    (result,) = yaml.safe_load(head)["model-index"][0]["results"]
+
+    assert result["dataset"]["name"] == "digits/holdout@1"
+    assert [(one["name"], round(one["value"], 6)) for one in result["metrics"]] == [("score", 0.7)]
+    evaluated, trained = body.index("## Evaluated on digits/holdout@1"), body.index("## Measured")
+    assert evaluated < body.index("| score | 0.7 |") < trained < body.index("| accuracy | 0.8 |")
 
 
 def test_the_events_of_a_run_have_its_inputs_and_what_it_made(registry: Registry) -> None:
