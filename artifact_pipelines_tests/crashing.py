@@ -4,6 +4,7 @@ A point is named after what is about to happen or has just happened, so that a u
 points are found by running it once, and each is then a place to stop it.
 """
 
+import functools
 import os
 import shutil
 import signal
@@ -94,17 +95,24 @@ def watch(registry: Registry, hook: Hook) -> Registry:
     registry.keyring._backend = registry.store.backend
     for name in ("put", "destroy"):
         setattr(registry.keys.scopes, name, _told(getattr(registry.keys.scopes, name), hook))
-    write = registry.catalog.write
-
-    def watched(change: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        name = getattr(change, "__name__", "change").strip("_<>")
-        hook(f"before {name}")
-        found = write(change, *args, **kwargs)
-        hook(f"after {name}")
-        return found
-
-    registry.catalog.write = watched  # type: ignore[method-assign]
+    for name in ("write", "write_soon"):
+        write = getattr(registry.catalog, name)
+        setattr(registry.catalog, name, functools.partial(_watched, write, hook))
     return registry
+
+
+def _watched(
+    write: Callable[..., Any],
+    hook: Hook,
+    change: Callable[..., Any],
+    *args: Any,
+    **kwargs: Any,
+) -> Any:  # noqa: ANN401
+    name = getattr(change, "__name__", "change").strip("_<>")
+    hook(f"before {name}")
+    found = write(change, *args, **kwargs)
+    hook(f"after {name}")
+    return found
 
 
 def _told(change: Callable[..., object], hook: Hook) -> Callable[..., object]:

@@ -177,10 +177,29 @@ class Catalog:
 
         The change may run more than once, so it must do nothing outside the transaction.
         """
+        return self._write({"catalog_write": True}, change, *args, **kwargs)
+
+    def write_soon(
+        self, change: Callable[Concatenate[Transaction, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run a change as `write` does, without waiting until it is on the disk.
+
+        The next `write` takes it along. A loss of power before that undoes it, never one of those
+        before it: enough for what is checked again before anything comes of it.
+        """
+        return self._write({"catalog_write": True, "catalog_soon": True}, change, *args, **kwargs)
+
+    def _write(
+        self,
+        options: dict[str, bool],
+        change: Callable[Concatenate[Transaction, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
         for left in reversed(range(_TRIES)):
             try:
                 with (
-                    self.engine.connect().execution_options(catalog_write=True) as conn,
+                    self.engine.connect().execution_options(**options) as conn,
                     conn.begin(),
                 ):
                     self._wrote = True
@@ -221,7 +240,14 @@ def _revision(conn: Connection) -> str | None:
 
 def _engine(url: sa.URL) -> Engine:
     if url.get_backend_name() != "sqlite":
-        return sa.create_engine(url, pool_pre_ping=True)
+        engine = sa.create_engine(url, pool_pre_ping=True)
+
+        @sa.event.listens_for(engine, "begin")
+        def _begin_there(conn: Connection) -> None:
+            if conn.get_execution_options().get("catalog_soon", False):
+                conn.exec_driver_sql("SET LOCAL synchronous_commit TO off")
+
+        return engine
     engine = sa.create_engine(url, connect_args={"timeout": _BUSY_SECONDS})
 
     @sa.event.listens_for(engine, "connect")
@@ -236,7 +262,12 @@ def _engine(url: sa.URL) -> Engine:
 
     @sa.event.listens_for(engine, "begin")
     def _begin(conn: Connection) -> None:
-        writes = conn.get_execution_options().get("catalog_write", False)
+        options = conn.get_execution_options()
+        writes = options.get("catalog_write", False)
+        wanted = "NORMAL" if options.get("catalog_soon", False) else "FULL"
+        if writes and conn.info.get("synchronous", "FULL") != wanted:
+            conn.exec_driver_sql(f"PRAGMA synchronous = {wanted}")
+            conn.info["synchronous"] = wanted
         conn.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine

@@ -115,7 +115,8 @@ class Opened:
                     "forked; restore the newer of the two before anything else is written."
                 )
         if rows:
-            self.catalog.write(ledger.mark_exported, head.size)
+            # Whoever finds it undone exports the same leaves again.
+            self.catalog.write_soon(ledger.mark_exported, head.size)
         return len(rows)
 
     def publication_of(self, artifact: str, session: str) -> Publication:

@@ -131,4 +131,5 @@ class Session:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        return self._registry.catalog.write(change, *args, **kwargs)
+        # The commit of a publish or a move checks all of it again, and makes it durable.
+        return self._registry.catalog.write_soon(change, *args, **kwargs)

@@ -2,6 +2,8 @@
 
 import errno
 import itertools
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from artifact_pipelines.store import codec
 from artifact_pipelines.store.pack import Location, object_key
 from artifact_pipelines_tests import faults
 from artifact_pipelines_tests.building import PROJECT, trained
+from artifact_pipelines_tests.databases import Databases
 
 
 def names(checkpoints: list[Artifact]) -> list[str]:
@@ -250,6 +253,54 @@ def test_two_archivers_never_lean_on_each_other(registry: Registry) -> None:
 
     assert registry.verify(one.reference).ok
     assert registry.verify(two.reference).ok
+
+
+ARCHIVER = """
+import sys
+from pathlib import Path
+from artifact_pipelines.registry import open_registry
+
+with open_registry(Path(sys.argv[1]), catalog_url=sys.argv[2], actor="tester") as registry:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    registry.archive(sys.argv[3:])
+"""
+
+
+@pytest.mark.deep
+def test_archivers_in_three_processes_leave_every_checkpoint_whole(
+    registry: Registry, tmp_path: Path, databases: Databases
+) -> None:
+    made = trained(registry, steps=6)
+    before = [contents(registry, found) for found in made]
+    at = [str(tmp_path / "home"), databases.url(tmp_path / "home")]
+    archivers = [
+        subprocess.Popen(
+            [sys.executable, "-c", ARCHIVER, *at, *references],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for references in (names(made), names(made)[:2], names(made)[4:])
+    ]
+    for archiver in archivers:
+        assert archiver.stdout is not None
+        assert archiver.stdout.readline() == "ready\n"
+    for archiver in archivers:
+        assert archiver.stdin is not None
+        archiver.stdin.write("go\n")
+        archiver.stdin.flush()
+    for archiver in archivers:
+        archiver.communicate()
+
+    assert [archiver.returncode for archiver in archivers] == [0, 0, 0]
+    registry.archive(names(made))  # what each of them left to the others
+    registry.prune(grace=0)
+    assert {registry.get(found.id).tier for found in made} == {"cold"}
+    assert [contents(registry, found) for found in made] == before
+    assert all_closed(registry)
+    assert registry.scrub().ok
+    assert registry.prune(grace=0).disagreements == ()
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])

@@ -74,9 +74,24 @@ class Memory(Catalog):
 
     def write(self, change: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Run a change; the machine may die before it or when it is committed."""
+        found: T = self._fated(super().write, change, *args, **kwargs)
+        return found
+
+    def write_soon(self, change: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Run a change as `write` does: the machine dies, and power is not lost."""
+        found: T = self._fated(super().write_soon, change, *args, **kwargs)
+        return found
+
+    def _fated(
+        self,
+        write: Callable[..., Any],
+        change: Callable[..., Any],
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:  # noqa: ANN401
         self._check()
         self.machine.fate()
-        found = super().write(change, *args, **kwargs)
+        found = write(change, *args, **kwargs)
         self.machine.fate()
         return found
 
