@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from artifact_pipelines.domain import digest, naming
@@ -391,7 +392,7 @@ def _with_files(number: int, gate: Any, folders: Sequence[Path]) -> Any:  # noqa
 
 
 def _read(field: str, name: str, folders: Sequence[Path]) -> tuple[Path, dict[str, Any]]:
-    """Return a JSON file that the project names, and the object in it."""
+    """Return a JSON or YAML file that the project names, and the object in it."""
     places = [folder / name for folder in folders]
     file = next((place for place in places if place.is_file()), None)
     if file is None:
@@ -400,10 +401,13 @@ def _read(field: str, name: str, folders: Sequence[Path]) -> tuple[Path, dict[st
             f"{' or '.join(str(folder) for folder in folders)}."
         )
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        text = file.read_text(encoding="utf-8")
+        is_yaml = file.suffix in {".yaml", ".yml"}
+        found = yaml.safe_load(text) if is_yaml else json.loads(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigurationError(
-            f"the field {field!r} names {file}, which cannot be read ({error!r}); expected JSON."
+            f"the field {field!r} names {file}, which cannot be read ({error!r}); expected "
+            "JSON, or YAML in a .yaml file."
         ) from error
     if not isinstance(found, dict):
         raise ConfigurationError(

@@ -19,6 +19,7 @@ from pydantic import (
 from artifact_pipelines.domain import digest
 from artifact_pipelines.domain.lineage import QUESTIONS
 from artifact_pipelines.domain.part import Metric, Part
+from artifact_pipelines.domain.schema import Layout
 
 FORMATS: Final = ("safetensors", "json", "parquet", "npy", "npz", "onnx", "csv", "text")
 GATE_FORMS: Final = frozenset(
@@ -195,11 +196,21 @@ class Schema(Part):
 
     Attributes:
         schema_: The schema and its version, as `name@version`.
+        layout: What that version says, registered with the policy; in a project's YAML also
+            the path of a YAML or JSON file. Left out, it is registered by itself.
     """
 
     schema_: str = Field(
         alias="schema", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}@[1-9][0-9]{0,8}$"
     )
+    layout: dict[str, Any] | str | None = None
+
+    @model_validator(mode="after")
+    def _laid_out(self) -> Self:
+        """Refuse a layout that is none."""
+        if isinstance(self.layout, dict):
+            Layout.of(self.layout)
+        return self
 
     @property
     def name(self) -> str:
@@ -348,8 +359,8 @@ class Custom(Part):
         return dict(self.model_extra or {})
 
 
-FILES: Final = ("expectations", "golden")
-"""The fields of gates that may name a JSON file, whose content is the field of a policy."""
+FILES: Final = ("expectations", "golden", "layout")
+"""The fields of gates that may name a JSON or YAML file, whose content is the field of a policy."""
 
 
 def identifier(metric: str) -> str:

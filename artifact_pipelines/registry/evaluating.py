@@ -19,7 +19,6 @@ from artifact_pipelines.errors import PolicyError, TrainerError
 from artifact_pipelines.gates import judging
 from artifact_pipelines.gates.case import Case
 from artifact_pipelines.gates.sandbox import Sandbox
-from artifact_pipelines.registry.describing import Describing
 from artifact_pipelines.registry.keys import SERVICE
 from artifact_pipelines.registry.observing import observed
 from artifact_pipelines.registry.promoting import Promoting
@@ -66,7 +65,7 @@ class Evaluation:
     chosen: Artifact | None
 
 
-class Evaluating(Publishing, Promoting, Tracing, Describing):
+class Evaluating(Publishing, Promoting, Tracing):
     """The registry, as far as models are judged."""
 
     def evaluate(self, project: str, run: str) -> Evaluation:

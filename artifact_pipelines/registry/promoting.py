@@ -11,9 +11,11 @@ from sqlalchemy.engine import Connection
 
 from artifact_pipelines.catalog import tables
 from artifact_pipelines.domain import digest, naming
+from artifact_pipelines.domain.gate import Schema
 from artifact_pipelines.domain.leaf import Leaf
 from artifact_pipelines.domain.policy import PRODUCTION, Approvals, Policy
 from artifact_pipelines.domain.record import Kind
+from artifact_pipelines.domain.schema import Layout
 from artifact_pipelines.domain.signing import SignedStatement
 from artifact_pipelines.domain.stage import decide_rollback, gathered
 from artifact_pipelines.domain.verdict import Verdict
@@ -25,6 +27,7 @@ from artifact_pipelines.errors import (
 )
 from artifact_pipelines.registry import deciding, resolving, steps
 from artifact_pipelines.registry.attesting import Provenance
+from artifact_pipelines.registry.describing import Describing
 from artifact_pipelines.registry.entrusting import Entrusting
 from artifact_pipelines.registry.keys import SERVICE
 from artifact_pipelines.registry.reading import Artifact
@@ -114,16 +117,26 @@ class Move:
     policy: str
 
 
-class Promoting(Entrusting):
+class Promoting(Entrusting, Describing):
     """The registry, as far as models move through stages."""
 
     # Policies
 
     def set_policy(self, project: str, policy: Policy) -> str:
-        """Put a policy in force, signed by the owner, and return its digest."""
+        """Put a policy in force, signed by the owner, and return its digest.
+
+        The layouts that its schema gates bring are registered first.
+
+        Raises:
+            PolicyError: A layout is not the registered one of its version, or skips a version.
+            SchemaRefusedError: A layout would leave consumers unable to read.
+        """
         naming.check_own_project(project)
         if self._policy_digest(project) == policy.digest:
             return policy.digest
+        for gate in policy.gates:
+            if isinstance(gate, Schema) and isinstance(gate.layout, dict):
+                self._register_layout(project, gate.schema_, Layout.of(gate.layout))
         self.store.put_object(policy.encode())
         statement = self.owner_key().sign_statement(
             {
@@ -138,6 +151,25 @@ class Promoting(Entrusting):
         )
         self.append("policy_set", project, statement.as_body())
         return policy.digest
+
+    def _register_layout(self, project: str, reference: str, layout: Layout) -> None:
+        name, _, version = reference.partition("@")
+        known = self.schemas(project, name)
+        if int(version) > len(known) + 1:
+            raise PolicyError(
+                f"the layout of {reference} cannot be registered: {project} has "
+                f"{len(known)} versions of {name}; the next is {name}@{len(known) + 1}."
+            )
+        if int(version) == len(known) + 1:
+            if self.register_schema(project, name, layout).version != int(version):
+                raise PolicyError(
+                    f"the layout of {reference} is that of {known[-1].reference}; name that one."
+                )
+        elif known[int(version) - 1].digest != layout.digest:
+            raise PolicyError(
+                f"the layout of {reference} is not the registered one, and a version never "
+                f"changes: write {name}@{len(known) + 1}, or bring the layout back."
+            )
 
     def policy(self, project: str) -> Policy:
         """Return the policy in force.

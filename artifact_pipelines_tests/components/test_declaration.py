@@ -118,6 +118,21 @@ def test_golden_rows_are_part_of_the_policy(tmp_path: Path) -> None:
         Policy.of({"gates": [gate]})
 
 
+def test_a_layout_is_a_file_beside_the_project(tmp_path: Path) -> None:
+    (tmp_path / "mlp.yaml").write_text("tensors: {w: {dtype: F32, shape: [n, 4]}}\n")
+    found = declare(fields(gates=[{"schema": "mlp@1", "layout": "mlp.yaml"}]), [tmp_path])
+
+    assert found.policy.document()["gates"] == [
+        {"schema": "mlp@1", "layout": {"tensors": {"w": {"dtype": "F32", "shape": ["n", 4]}}}}
+    ]
+    (tmp_path / "mlp.yaml").write_text("tensors: {w: {shape: [n, 4]}}\n")
+    with pytest.raises(ConfigurationError, match="dtype"):
+        declare(fields(gates=[{"schema": "mlp@1", "layout": "mlp.yaml"}]), [tmp_path])
+    (tmp_path / "mlp.yaml").write_text("tensors: {w: [\n")
+    with pytest.raises(ConfigurationError, match=r"gates\.0\.layout"):
+        declare(fields(gates=[{"schema": "mlp@1", "layout": "mlp.yaml"}]), [tmp_path])
+
+
 @pytest.mark.parametrize("text", ["not JSON", "[]", '{"expectations": []}'])
 def test_expectations_that_expect_nothing_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "suite.json").write_text(text)

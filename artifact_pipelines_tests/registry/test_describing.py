@@ -11,7 +11,7 @@ from safetensors.numpy import save
 from artifact_pipelines.catalog.catalog import Catalog
 from artifact_pipelines.domain.policy import Policy
 from artifact_pipelines.domain.schema import Layout, Mode
-from artifact_pipelines.errors import SchemaRefusedError, UnknownArtifactError
+from artifact_pipelines.errors import PolicyError, SchemaRefusedError, UnknownArtifactError
 from artifact_pipelines.registry import Registry
 from artifact_pipelines.registry.auditing import facts
 from artifact_pipelines_tests.building import PROJECT
@@ -146,3 +146,40 @@ def test_a_model_is_held_to_the_version_that_the_policy_names(registry: Registry
         "the tensor w has 5 in dimension 1, not 4"
     )
     assert judged(registry, {"v": np.zeros((3, 4), "f4")})[1] == "the tensor w is missing"
+
+
+def declared(reference: str, layout: Layout) -> Policy:
+    """Return a policy whose schema gate brings its layout."""
+    document = layout.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    return Policy.of({"gates": [{"schema": reference, "layout": document}]})
+
+
+def test_a_policy_registers_the_layouts_that_it_brings(registry: Registry) -> None:
+    registry.set_policy(PROJECT, declared("mlp@1", MLP))
+    registry.set_policy(PROJECT, declared("mlp@1", MLP))
+    first = registry.schemas(PROJECT)
+    registry.set_policy(PROJECT, Policy.of({"gates": [{"formats": ["json"]}]}))
+    registry.set_policy(PROJECT, declared("mlp@1", MLP))
+
+    assert [(one.reference, one.digest) for one in first] == [("mlp@1", MLP.digest)]
+    assert registry.schemas(PROJECT) == first
+
+
+@pytest.mark.parametrize(
+    "reference, layout, said",
+    [
+        ("mlp@1", WIDER, "a version never changes: write mlp@2"),
+        ("mlp@3", WIDER, "the next is mlp@2"),
+        ("mlp@2", MLP, "is that of mlp@1; name that one"),
+        ("mlp@2", Layout.of({"files": ["other"]}), "was not registered"),
+    ],
+)
+def test_a_layout_that_does_not_follow_stops_the_policy(
+    registry: Registry, reference: str, layout: Layout, said: str
+) -> None:
+    before = registry.set_policy(PROJECT, declared("mlp@1", MLP))
+
+    with pytest.raises((PolicyError, SchemaRefusedError), match=said):
+        registry.set_policy(PROJECT, declared(reference, layout))
+    assert registry.policy(PROJECT).digest == before
+    assert [one.reference for one in registry.schemas(PROJECT)] == ["mlp@1"]
