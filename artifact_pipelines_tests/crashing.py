@@ -4,6 +4,8 @@ A point is named after what is about to happen or has just happened, so that a u
 points are found by running it once, and each is then a place to stop it.
 """
 
+import atexit
+import contextlib
 import functools
 import os
 import shutil
@@ -11,10 +13,13 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from unittest import mock
 
+from artifact_pipelines.catalog import catalog
 from artifact_pipelines.registry import Registry, open_registry
 from artifact_pipelines.store.backend import Backend, Writer
+from artifact_pipelines_tests.databases import Databases
 
 Hook = Callable[[str], None]
 Work = Callable[[Registry], object]
@@ -125,23 +130,35 @@ def _told(change: Callable[..., object], hook: Hook) -> Callable[..., object]:
     return told
 
 
-def points(home: Path, work: Work) -> list[str]:
+def points(home: Path, work: Work, databases: Databases | None = None) -> list[str]:
     """Return the points of a use case, numbered in the order in which they are reached."""
     found: list[str] = []
-    with copied(home) as copy, open_registry(copy, actor="tester") as registry:
+    with copied(home, databases) as copy, open_registry(copy, actor="tester") as registry:
         work(watch(registry, lambda label: found.append(f"{len(found)} {label}")))
     return found
 
 
 class copied:  # noqa: N801 (reads as a function)
-    """A copy of a home, on a file system in memory where there is one."""
+    """A copy of a home, on a file system in memory where there is one.
 
-    def __init__(self, home: Path) -> None:
-        """Copy a home."""
-        shared = Path("/dev/shm")  # noqa: S108 (a folder of our own is made in it)
-        self._folder = tempfile.mkdtemp(dir=shared if shared.is_dir() else None)
-        self.home = Path(self._folder) / "home"
+    Copies come one after another to the same place, so that what this process learnt of the
+    place, such as compiled statements, serves them all.
+    """
+
+    _free: ClassVar[list[Path]] = []
+
+    def __init__(self, home: Path, databases: Databases | None = None) -> None:
+        """Copy a home, and its catalog where that is on a server."""
+        if not self._free:
+            shared = Path("/dev/shm")  # noqa: S108 (a folder of our own is made in it)
+            folder = tempfile.mkdtemp(dir=shared if shared.is_dir() else None)
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            self._free.append(Path(folder))
+        self._folder = self._free.pop()
+        self.home = self._folder / "home"
         shutil.copytree(home, self.home)
+        if databases is not None:
+            databases.follow(home, self.home)
 
     def __enter__(self) -> Path:
         """Return where it is."""
@@ -149,7 +166,19 @@ class copied:  # noqa: N801 (reads as a function)
 
     def __exit__(self, *_: object) -> None:
         """Remove it."""
-        shutil.rmtree(self._folder)
+        shutil.rmtree(self.home)
+        self._free.append(self._folder)
+
+
+@contextlib.contextmanager
+def warm_engines() -> Iterator[None]:
+    """Keep the engine of each address, with the statements that it has compiled.
+
+    A child that is forked begins with them too, and opens connections of its own.
+    """
+    make = catalog._engine
+    with mock.patch.object(catalog, "_engine", functools.cache(make)):
+        yield
 
 
 def kill_at(home: Path, work: Work, number: int) -> bool:

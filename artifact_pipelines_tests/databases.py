@@ -32,6 +32,10 @@ class Databases(Protocol):
         """Return the address of a copy of a home's catalog, which nobody may have open."""
         ...
 
+    def follow(self, home: Path, copied: Path) -> None:
+        """Have a copy of a home's files get a copy of its catalog, which nobody may have open."""
+        ...
+
     def lose(self, home: Path) -> None:
         """Remove a home's catalog."""
         ...
@@ -53,6 +57,9 @@ class SqliteFiles:
         copied = home.parent / f"copy-{secrets.token_hex(4)}.db"
         shutil.copy(home / "catalog.db", copied)
         return f"sqlite:///{copied}"
+
+    def follow(self, home: Path, copied: Path) -> None:
+        """Return at once: the catalog is among the home's files."""
 
     def lose(self, home: Path) -> None:
         """Remove a home's file."""
@@ -208,6 +215,13 @@ class PostgresDatabases:
         """Return the address of a copy of a home's database."""
         return self.server.database(like=sa.make_url(self._urls[home]).database)
 
+    def follow(self, home: Path, copied: Path) -> None:
+        """Have a copy of a home's files get a copy of its database."""
+        before = self._urls.pop(copied, None)
+        if before is not None:
+            self._drop(before)
+        self._urls[copied] = self.copy(home)
+
     def lose(self, home: Path) -> None:
         """Put an empty database in the place of a home's."""
         self._urls[home] = self.server.database()
@@ -215,7 +229,10 @@ class PostgresDatabases:
     def drop(self) -> None:
         """Drop every database, whoever is still connected to it."""
         for url in self._urls.values():
-            self.server.run(f"drop database {sa.make_url(url).database} with (force)")
+            self._drop(url)
+
+    def _drop(self, url: str) -> None:
+        self.server.run(f"drop database {sa.make_url(url).database} with (force)")
 
 
 @contextlib.contextmanager

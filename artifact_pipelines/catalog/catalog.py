@@ -133,13 +133,13 @@ class Catalog:
 
     @property
     def engine(self) -> Engine:
-        """The engine of this process; a forked child gets its own."""
+        """The engine; a forked child leaves its parent's connections alone and opens its own."""
         with self._lock:
-            if self._engine is None or self._pid != os.getpid():
-                if self._engine is not None:
-                    self._engine.dispose(close=False)
+            if self._engine is None:
                 self._engine = _engine(self.url)
-                self._pid = os.getpid()
+            elif self._pid != os.getpid():
+                self._engine.dispose(close=False)
+            self._pid = os.getpid()
             return self._engine
 
     def close(self) -> None:

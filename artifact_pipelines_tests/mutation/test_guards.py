@@ -40,6 +40,11 @@ def test_the_page_lists_every_guard_with_its_test() -> None:
         assert guard.test.rpartition("::")[2].partition("[")[0] in row
 
 
+@pytest.mark.parametrize("name", GUARDS)
+def test_a_guard_is_in_the_code_as_it_is_taken_out(name: str) -> None:
+    assert GUARDS[name].line in GUARDS[name].source()
+
+
 @pytest.mark.deep
 @pytest.mark.timeout(1_200)
 def test_the_tests_of_all_guards_pass_with_them() -> None:

@@ -11,6 +11,7 @@ from artifact_pipelines.errors import SessionLostError
 from artifact_pipelines.registry import Registry, open_registry
 from artifact_pipelines_tests import building, crashing
 from artifact_pipelines_tests.building import PROJECT
+from artifact_pipelines_tests.databases import Databases
 
 FENCED, PUBLISHED, OTHERWISE = 0, 1, 2
 
@@ -68,12 +69,12 @@ def paused_at(home: Path, point: int) -> int:
     return os.WEXITSTATUS(status)
 
 
-def sweep(home: Path, times: int) -> None:
+def sweep(databases: Databases, home: Path, times: int) -> None:
     populate(home)
-    points = between(crashing.points(home, publish))
+    points = between(crashing.points(home, publish, databases))
     chosen = random.Random(5).choices(points, k=times - len(points[:times]))
     for point in (*points[:times], *chosen):
-        with crashing.copied(home) as copy:
+        with crashing.copied(home, databases) as copy:
             assert paused_at(copy, point) == FENCED, point
             with open_registry(copy, actor="tester") as registry:
                 assert [one.step for one in registry.checkpoints(PROJECT)] == [0, 1, 2]
@@ -85,11 +86,13 @@ def sweep(home: Path, times: int) -> None:
                 assert registry.verify("digits/run-1@9").ok
 
 
-def test_a_writer_paused_past_its_lease_is_fenced(tmp_path: Path) -> None:
-    sweep(tmp_path / "home", 10)
+def test_a_writer_paused_past_its_lease_is_fenced(databases: Databases, tmp_path: Path) -> None:
+    with crashing.warm_engines():
+        sweep(databases, tmp_path / "home", 10)
 
 
 @pytest.mark.deep
 @pytest.mark.timeout(1_800)
-def test_two_hundred_paused_writers_are_fenced(tmp_path: Path) -> None:
-    sweep(tmp_path / "home", 200)
+def test_two_hundred_paused_writers_are_fenced(databases: Databases, tmp_path: Path) -> None:
+    with crashing.warm_engines():
+        sweep(databases, tmp_path / "home", 200)

@@ -6,26 +6,20 @@ python -m artifact_pipelines_tests.simulation.histories --first 0 --count 1000
 import argparse
 import functools
 import json
-import os
 import random
-import sqlite3
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 from unittest import mock
 
 import sqlalchemy as sa
 
-from artifact_pipelines.catalog import catalog as catalog_module
-from artifact_pipelines.catalog import migrations, tables
-from artifact_pipelines.catalog.catalog import Catalog
+from artifact_pipelines.catalog import tables
 from artifact_pipelines.domain.policy import Policy
 from artifact_pipelines.domain.record import Kind, Record
 from artifact_pipelines.errors import ArtifactError, SessionLostError
@@ -38,6 +32,7 @@ from artifact_pipelines.store.pack import object_key
 from artifact_pipelines_tests import building
 from artifact_pipelines_tests.building import PROJECT
 from artifact_pipelines_tests.simulation.disk import Disk
+from artifact_pipelines_tests.warm import Warm, WarmCatalog
 
 T = TypeVar("T")
 
@@ -53,19 +48,13 @@ class DeadError(BaseException):
     """The machine died inside a call."""
 
 
-class Memory(Catalog):
-    """A catalog in memory, which one process's machines use one after another.
-
-    What a transaction committed is durable, as SQLite's is; the engine stays, because to compile
-    every statement again for each machine would take most of the time.
-    """
+class Memory(WarmCatalog):
+    """The catalog of a machine; what a transaction committed is durable, as SQLite's is."""
 
     def __init__(self, engine: sa.Engine, machine: "Machine") -> None:
         """Begin with whatever the engine's database holds."""
-        self.url, self.machine = engine.url, machine
-        self._engine, self._pid = engine, os.getpid()
-        self._wrote, self._lock = False, threading.Lock()
-        self.dead = False
+        super().__init__(engine)
+        self.machine, self.dead = machine, False
 
     def read(self, query: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Return what a query finds, as long as the machine lives."""
@@ -95,60 +84,30 @@ class Memory(Catalog):
         self.machine.fate()
         return found
 
-    def close(self) -> None:
-        """Leave the engine to the next machine."""
-
     def _check(self) -> None:
         if self.dead:
             raise SessionLostError("the machine is dead.")
 
 
-@dataclass
 class Template:
     """What every machine begins with: a project with a policy, and a finished run.
 
     Attributes:
         home: Where its keys are.
-        engine: The engine of the one database in memory.
-        database: What it holds.
+        warm: The one database in memory.
         objects: What the disk holds.
-        clock: The machine that is on, whose clock the database reads.
+        machine: The machine that is on, whose clock the database reads.
     """
 
-    home: Path
-    engine: sa.Engine
-    database: bytes = b""
-    objects: dict[str, tuple[bytes, float]] = field(default_factory=dict)
-    clock: "Machine | None" = None
-
-    @classmethod
-    @functools.cache
-    def get(cls) -> "Template":
-        """Return the one of this process, made where there is none."""
-        made = cls(Path(tempfile.mkdtemp()), catalog_module._engine(sa.make_url("sqlite://")))
-
-        @sa.event.listens_for(made.engine, "connect")
-        def _connect(connection: Any, _record: object) -> None:  # noqa: ANN401 (a driver's)
-            connection.create_function(
-                "julianday", 1, lambda _: made.time() / 86_400.0 + 2_440_587.5
-            )
-
-        with made.engine.begin() as conn:
-            migrations.migrate(conn, catalog_module.REVISION)
-        machine = Machine(made, seed=0)
-        made.database = made.raw().serialize()
-        made.objects = dict(machine.disk.objects)
-        return made
-
-    def time(self) -> float:
-        """Return the time on the clock of the machine that is on."""
-        return BEGINNING if self.clock is None else self.clock.at
-
-    def raw(self) -> sqlite3.Connection:
-        """Return the driver's connection."""
-        with self.engine.connect() as conn:
-            found: Any = conn.connection.dbapi_connection
-            return cast("sqlite3.Connection", found)
+    def __init__(self) -> None:
+        """Make it, once for a process."""
+        self.home = Path(tempfile.mkdtemp())
+        self.machine: Machine | None = None
+        self.objects: dict[str, tuple[bytes, float]] = {}
+        self.warm = Warm(lambda: BEGINNING if self.machine is None else self.machine.at)
+        machine = Machine(self, seed=0)
+        self.warm.keep()
+        self.objects = dict(machine.disk.objects)
 
 
 class Machine:
@@ -172,13 +131,13 @@ class Machine:
         self._actors: list[Steps[Any]] = []
         self._step = 0
         self._left = -1  # calls until it dies; negative while its death is not near
-        template.clock = self
-        if template.database:
-            template.raw().deserialize(template.database)
+        template.machine = self
+        if template.objects:
+            template.warm.reset()
             self.disk.objects.update(template.objects)
         with self._seeded():
             self.registry = self._boot()
-            if not template.database:
+            if not template.objects:
                 self.registry.set_policy(PROJECT, POLICY)
                 self.registry.finish_run(self.registry.start_run(PROJECT, "run-1"), "finished")
             self.run = self.registry.run(PROJECT, "run-1").artifact
@@ -328,7 +287,7 @@ class Machine:
         self.registry = self._boot()
 
     def _boot(self) -> Registry:
-        catalog = Memory(self.template.engine, self)
+        catalog = Memory(self.template.warm.engine, self)
         return Registry(catalog, self.disk, KeyFolder(self.template.home / "keys"), "tester")
 
     @contextmanager
@@ -341,9 +300,15 @@ class Machine:
             yield
 
 
+@functools.cache
+def template() -> Template:
+    """Return what this process's machines begin with."""
+    return Template()
+
+
 def simulate(seed: int, *, lies: bool = False) -> Machine:
     """Return a machine that has lived through the history of a seed, and is off."""
-    machine = Machine(Template.get(), seed, lies=lies)
+    machine = Machine(template(), seed, lies=lies)
     try:
         machine.live()
     except Exception as error:
