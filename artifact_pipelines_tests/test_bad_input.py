@@ -1,6 +1,7 @@
 """What trainers do to a registry: it is registered as it was, or refused in one sentence."""
 
 import math
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,13 @@ import pytest
 
 from artifact_pipelines import start_run
 from artifact_pipelines.domain.record import Input
-from artifact_pipelines.errors import ArtifactError, UnknownArtifactError
+from artifact_pipelines.errors import (
+    ArtifactError,
+    ConfigurationError,
+    InvalidFormatError,
+    TrainerError,
+    UnknownArtifactError,
+)
 from artifact_pipelines.registry import Registry, open_registry
 
 WEIGHTS = {"w": np.ones(2)}
@@ -121,3 +128,43 @@ def test_two_runs_of_a_name_at_once_are_one_run(home: Path, registry: Registry) 
     assert len(set(ids)) == 1
     assert [item.step for item in registry.checkpoints("p", "r")] == [1, 2]
     assert len(registry.runs("p")) == 1
+
+
+def test_what_of_a_training_cannot_be_recorded_is_named(home: Path) -> None:
+    with (
+        pytest.raises(TrainerError, match="the parameter 'where' cannot be recorded: a value of"),
+        start_run("p", "r", home=home, params={"lr": 1, "where": Path("x")}),
+    ):
+        pytest.fail("it should have been refused")
+    with (
+        pytest.raises(TrainerError, match="p/r@1: the metric 1 must be named by a text"),
+        start_run("p", "r", home=home) as run,
+    ):
+        run.checkpoint(WEIGHTS, step=1, metrics={1: 2})  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+def test_a_character_that_no_database_keeps_is_refused_on_each(
+    home: Path,
+    database: str,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if database == "postgres":
+        url = request.getfixturevalue("postgres").catalog()
+        monkeypatch.setenv("ARTIFACT_PIPELINES_CATALOG_URL", url)
+    for params in ({"a\0": 1}, {"a": "b\\\0"}):
+        with (
+            pytest.raises(InvalidFormatError, match="p/r holds a text with the character NUL"),
+            start_run("p", "r", params=params),
+        ):
+            pytest.fail("it should have been refused")
+    with start_run("p", "r", params={"a": "\\u0000"}) as run:
+        with pytest.raises(InvalidFormatError, match="holds a text with the character NUL"):
+            run.checkpoint(WEIGHTS, step=1, metrics={"a\0b": 1}).wait()
+        run.checkpoint(WEIGHTS, step=1)
+
+    with open_registry(home, catalog_url=os.environ.get("ARTIFACT_PIPELINES_CATALOG_URL")) as found:
+        assert found.find("p/r").record.params == {"a": "\\u0000"}
+        with pytest.raises(ConfigurationError, match="cannot hold the character NUL"):
+            found.annotate("p/r", "a\0")

@@ -104,6 +104,7 @@ class Record:
     nonce: str | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     _encoded: bytes = field(init=False, repr=False)
+    _id: str = field(init=False, repr=False, default="")
     # Not a field, so that `dataclasses.replace` does not carry old bytes over.
     stored: InitVar[bytes | None] = None
 
@@ -191,7 +192,10 @@ class Record:
     @property
     def id(self) -> str:
         """Return the artifact id."""
-        return digest.sha256(self._encoded)
+        # A record may be large, and its id is asked for with every row about it.
+        if not self._id:
+            object.__setattr__(self, "_id", digest.sha256(self._encoded))
+        return self._id
 
     @property
     def metrics(self) -> dict[str, float]:

@@ -235,8 +235,10 @@ def _short(text: str) -> str:
     """Return a text that is fit to be kept for ever.
 
     Raises:
-        ConfigurationError: It is empty or longer than ten thousand characters.
+        ConfigurationError: It is empty, longer than ten thousand characters, or has a NUL.
     """
+    if "\0" in text:
+        raise ConfigurationError("a tag, note or banner cannot hold the character NUL.")
     if not text.strip() or len(text) > _LONGEST:
         raise ConfigurationError(f"a tag, note or banner has 1 to {_LONGEST:,} characters.")
     return text

@@ -1,6 +1,7 @@
 """How artifacts come to be: one protocol for datasets, runs, checkpoints and models."""
 
 import contextlib
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from artifact_pipelines.domain.publication import ChunkMap, Publication
 from artifact_pipelines.domain.record import Input, Kind, Record
 from artifact_pipelines.errors import (
     ConflictError,
+    InvalidFormatError,
     SessionLostError,
     SourceError,
     UnknownArtifactError,
@@ -34,6 +36,8 @@ NO_FILES = Manifest(()).digest
 """What a draft's record cites until its files have been read."""
 
 _VERSIONED = {Kind.DATASET, Kind.MODEL}
+# As JSON writes it: the backslash before it is not itself behind an odd number of them.
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _TRAINING_ONLY = ("optimizer.", "state.json", "metrics.jsonl")
 
 
@@ -207,6 +211,11 @@ class Publishing(Reading):
 
     def _publish(self, draft: Draft) -> Steps[Artifact]:
         naming.check_paths([*draft.files, *(entry.path for entry, _ in draft.reused)])
+        if _NUL.search(draft.record.encode()):
+            raise InvalidFormatError(
+                f"{draft.record.project}/{draft.record.name} holds a text with the character NUL, "
+                "which not every database keeps; leave it out of names and values."
+            )
         self._check_inputs(draft.record)
         scope = self.scope_of(draft.record.project)
         secret = self.keyring.chunk_secret(scope)

@@ -17,6 +17,7 @@ from artifact_pipelines.errors import (
     ArtifactError,
     ConfigurationError,
     ConflictError,
+    InvalidFormatError,
     TrainerError,
     UnknownArtifactError,
 )
@@ -522,6 +523,7 @@ def running(
             "seeds": seeds_of(request.params, request.seeds),
             "threads": threads(),
         }
+        _check_params(request.params)
         artifact = registry.start_run(
             request.project,
             request.name or f"run-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}",
@@ -648,6 +650,8 @@ def _held(about: Mapping[str, Any], **parts: object) -> dict[str, bool]:
 def _numbers(what: str, metrics: Mapping[str, SupportsFloat]) -> dict[str, float]:
     numbers = {}
     for name, value in metrics.items():
+        if not isinstance(name, str):
+            raise TrainerError(f"{what}: the metric {name!r:.80} must be named by a text.")
         try:
             numbers[name] = float(value)
         except (TypeError, ValueError, OverflowError) as error:
@@ -655,6 +659,15 @@ def _numbers(what: str, metrics: Mapping[str, SupportsFloat]) -> dict[str, float
                 f"{what}: the metric {name!r} is {value!r:.80}, not a number."
             ) from error
     return numbers
+
+
+def _check_params(params: Mapping[str, Any]) -> None:
+    """Refuse parameters that no record holds, by name."""
+    for name, value in params.items():
+        try:
+            digest.canonical({name: value})
+        except InvalidFormatError as error:
+            raise TrainerError(f"the parameter {name!r:.80} cannot be recorded: {error}") from error
 
 
 def _whole(what: str, value: object) -> int:
