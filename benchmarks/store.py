@@ -29,6 +29,7 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from artifact_pipelines.registry import Registry, open_registry
+from artifact_pipelines.store import chunking
 from artifact_pipelines.store.writing import Stream
 
 ROUNDS = 3
@@ -50,7 +51,7 @@ class Report:
             kept = ratio <= limit
             self.missed += not kept
             verdict = f"  limit {limit:g}  {'ok' if kept else 'MISSED'}"
-        print(f"{what:58} {ratio:7.3f}{verdict}  {note}", flush=True)
+        print(f"{what:66} {ratio:7.3f}{verdict}  {note}", flush=True)
 
 
 def main() -> int:
@@ -72,7 +73,8 @@ def main() -> int:
         nothing_to_share(report, cache, work)
         tiers(report, cache, work)
         restore(report, cache, work)
-        memory(report, work)
+        cuts(report)
+        memory(report, cache, work)
     return int(report.missed > 0)
 
 
@@ -140,11 +142,13 @@ def ingest(report: Report, cache: Path, work: Path) -> None:
 def nothing_to_share(report: Report, cache: Path, work: Path) -> None:
     """Compare storing bytes that are all new with copying them."""
     sources = [folder for _, folder in checkpoints(cache, "full")]
-    ours, copies = [], []
+    ours, copies, spent = [], [], []
     for number in range(ROUNDS):
         home = work / f"home-{number}"
         with open_registry(home, actor="bench") as registry:
+            begun = time.process_time()
             ours.append(timed(functools.partial(store, registry, cache, "full")))
+            spent.append(time.process_time() - begun)
         shutil.rmtree(home)
 
         def copy() -> None:
@@ -161,6 +165,7 @@ def nothing_to_share(report: Report, cache: Path, work: Path) -> None:
     report.line(
         "ingest with nothing to deduplicate / cp + sync", median(ours) / median(copies), 1.3
     )
+    report.line("CPU-seconds of it for a gigabyte", median(spent) / gigabytes(*sources), None)
 
 
 def tiers(report: Report, cache: Path, work: Path) -> None:
@@ -234,13 +239,15 @@ def entropy(values: NDArray[Any]) -> float:
 def restore(report: Report, cache: Path, work: Path) -> None:
     """Compare a verified restore of one checkpoint with a copy of its files."""
     home = work / "restore"
-    ours, copies = [], []
+    ours, copies, spent = [], [], []
     with open_registry(home, actor="bench") as registry:
         reference = store(registry, cache, "full")[-1]
         source = cache / "full" / "0003"
         for number in range(ROUNDS + 2):
             target, copy = work / f"restored-{number}", work / f"copied-{number}"
+            begun = time.process_time()
             ours.append(timed(functools.partial(registry.fetch, reference, target)))
+            spent.append(time.process_time() - begun)
             subprocess.run(["diff", "-r", str(target), str(source)], check=True)
 
             def copied(to: Path = copy) -> None:
@@ -254,11 +261,35 @@ def restore(report: Report, cache: Path, work: Path) -> None:
     report.line(
         "restore of one, verified and durable / cp + sync", median(ours) / median(copies), 1.2
     )
+    report.line("CPU-seconds of it for a gigabyte", median(spent) / gigabytes(source), None)
 
 
-def memory(report: Report, work: Path) -> None:
-    """Compare the memory of a process that stores a large file with one that stores none."""
-    big = work / "big.bin"
+def cuts(report: Report) -> None:
+    """Measure how fast a file of no known format is cut."""
+    data = os.urandom(64 << 20)
+    begun = time.process_time()
+    found = sum(1 for _ in chunking.cuts(lambda at, length: data[at : at + length], len(data)))
+    rate = len(data) / 1e9 / (time.process_time() - begun)
+    report.line("cuts by content, GB for a CPU-second", rate, None, f"{found} cuts")
+
+
+STEPS = {
+    "bare": "registry.publish_dataset('bench', 'bare', {'file': b'x' * 1000})",
+    "big": "registry.publish_dataset('bench', 'big', {'big.bin': Path(sys.argv[2])})",
+    "publish": "[registry.publish_checkpoint(registry.start_run('bench', 'full'),"
+    " {file.name: file for file in folder.iterdir()}, step=step)"
+    " for step, folder in enumerate(sorted(Path(sys.argv[2]).iterdir()))]",
+    "fetch, hot": "registry.fetch('bench/full@0', Path(sys.argv[1]) / 'hot')",
+    "archive": "registry.archive(['bench/full'])",
+    "fetch, cold": "registry.fetch('bench/full@0', Path(sys.argv[1]) / 'cold')",
+    "scrub": "registry.scrub()",
+    "restore to hot": "registry.restore(['bench/full'])",
+}
+
+
+def memory(report: Report, cache: Path, work: Path) -> None:
+    """Compare the memory of processes that move many bytes with one that moves none."""
+    big, home = work / "big.bin", work / "memory"
     with big.open("wb") as file:
         file.write(os.urandom(1 << 20))
         file.truncate(BIG)
@@ -267,30 +298,35 @@ def memory(report: Report, work: Path) -> None:
         "from pathlib import Path\n"
         "from artifact_pipelines.registry import open_registry\n"
         "with open_registry(Path(sys.argv[1]), actor='bench') as registry:\n"
-        "    source = Path(sys.argv[2]) if len(sys.argv) > 2 else b'x' * 1000\n"
-        "    registry.publish_dataset('bench', 'big', {'big.bin': source})\n"
+        "    {}\n"
         "status = Path('/proc/self/status').read_text()\n"
         "print(re.search(r'VmHWM:\\s+(\\d+)', status)[1])\n"
     )
 
-    def peak(*arguments: Path) -> int:
+    def peak(what: str) -> int:
+        source = big if what == "big" else cache / "full"
         ran = subprocess.run(
-            [sys.executable, "-c", script, *map(str, arguments)],
+            [sys.executable, "-c", script.format(STEPS[what]), str(home), str(source)],
             check=True,
             capture_output=True,
             text=True,
         )
         return int(ran.stdout) * 1024
 
-    bare = peak(work / "bare")
-    above = peak(work / "heavy", big) - bare
+    bare = peak("bare")
+    for what in STEPS:
+        if what == "bare":
+            continue
+        above = peak(what) - bare
+        named = "8 GB file" if what == "big" else f"{what} of 'full'"
+        report.line(
+            f"memory above the bare process, {named} / 150 MB",
+            above / 150e6,
+            1.0,
+            f"{above / 1e6:.0f} MB, bare {bare / 1e6:.0f} MB",
+        )
     big.unlink()
-    report.line(
-        "memory above the bare process, 8 GB file / 150 MB",
-        above / 150e6,
-        1.0,
-        f"{above / 1e6:.0f} MB, bare {bare / 1e6:.0f} MB",
-    )
+    shutil.rmtree(home)
 
 
 # Others
@@ -499,6 +535,11 @@ def digests(cache: Path, *series: str) -> float:
             list(pool.map(take, (hashlib.sha256, blake3)))
 
     return timed(both)
+
+
+def gigabytes(*folders: Path) -> float:
+    """Return the gigabytes of the files below folders."""
+    return sum(size(folder) for folder in folders) / 1e9
 
 
 def size(folder: Path, only: str = "") -> int:

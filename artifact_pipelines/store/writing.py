@@ -21,6 +21,7 @@ STAGE = 4 * MIB
 """Bytes that are collected and written at once."""
 
 _ALIGNMENT = 4096  # of memory, offsets and lengths that pass the cache by
+_HUGE = 2 * MIB
 _DIRECT = getattr(os, "O_DIRECT", 0)
 
 
@@ -137,11 +138,13 @@ def room(length: int, *, filled: bool = True) -> memoryview:
     """
     if length < MIB:
         return memoryview(bytearray(length))
-    memory = mmap.mmap(-1, length, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    # The system gives huge pages to whole ones only.
+    whole = -(-length // _HUGE) * _HUGE
+    memory = mmap.mmap(-1, whole, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if filled and hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):
             memory.madvise(mmap.MADV_HUGEPAGE)
-    return memoryview(memory)
+    return memoryview(memory)[:length]
 
 
 def begin_writeback(file: int, start: int, length: int) -> None:
