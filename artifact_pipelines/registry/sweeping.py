@@ -99,7 +99,8 @@ class Sweeping(Publishing):
             insert = dialect.insert(table)
             told_again = {"document": insert.excluded.document}
             rows = [{"project": name, "document": changed[name]} for name in sorted(changed)]
-            tx.conn.execute(insert.on_conflict_do_update([table.c.project], set_=told_again), rows)
+            upsert = insert.on_conflict_do_update(index_elements=["project"], set_=told_again)
+            tx.conn.execute(upsert, rows)
 
         if changed:
             self.catalog.write(change)

@@ -8,7 +8,7 @@ import pytest
 from artifact_pipelines.registry import Registry, open_registry, opened
 from artifact_pipelines_tests.databases import Databases, SqliteFiles, postgres_databases
 
-SMOKE = {"test_moving", "test_promoting", "test_rebuilding", "test_surveying"}
+SMOKE = {"test_moving", "test_promoting", "test_rebuilding", "test_surveying", "test_sweeping"}
 """The modules that the default suite runs on Postgres too; the others are for `make test-deep`."""
 
 
