@@ -197,6 +197,13 @@ GUARDS = {
         "if False:",
         "store/test_codec.py::test_a_bomb_is_refused_before_it_is_unpacked",
     ),
+    "class at once": Guard(
+        "the cold tier goes where nothing can be read for hours",
+        "store.s3:_cold_class",
+        "if name not in _COLD_CLASSES:",
+        "if False:",
+        "store/test_s3.py::test_a_class_that_cannot_be_read_at_once_is_refused[GLACIER]",
+    ),
     "plain bytes": Guard(
         "plain bytes are published into a project that came to be encrypted",
         "registry.publishing:_commit",
