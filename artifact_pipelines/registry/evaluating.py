@@ -15,7 +15,7 @@ from artifact_pipelines.domain.policy import Policy
 from artifact_pipelines.domain.record import Input
 from artifact_pipelines.domain.signing import SignedStatement
 from artifact_pipelines.domain.verdict import Finding, Verdict
-from artifact_pipelines.errors import PolicyError, TrainerError
+from artifact_pipelines.errors import GoneError, PolicyError, TrainerError
 from artifact_pipelines.gates import judging
 from artifact_pipelines.gates.case import Case
 from artifact_pipelines.gates.sandbox import Sandbox
@@ -75,19 +75,39 @@ class Evaluating(Publishing, Promoting, Tracing):
 
         Raises:
             TrainerError: The run has no checkpoint.
+            GoneError: All of its checkpoints were forgotten.
         """
         policy = self.policy(project)
         view = self.run(project, run)
         if not view.checkpoints:
             raise TrainerError(f"the run {view.artifact.reference} has no checkpoint to judge.")
+        checkpoints = self._judgeable(project, view.checkpoints)
+        if not checkpoints:
+            raise GoneError(
+                f"the checkpoints of {view.artifact.reference} were forgotten, and so were the "
+                "models made from them: there is nothing left to judge."
+            )
         tries = policy.select.tries if policy.select else 1
         attempts: list[Attempt] = []
         with Sandbox(policy.limits.seconds, policy.limits.memory) as sandbox:
-            for checkpoint in _ranked(view.checkpoints, policy)[:tries]:
+            for checkpoint in _ranked(checkpoints, policy)[:tries]:
                 attempts.append(self._attempt(policy, checkpoint, sandbox))
                 if attempts[-1].passed:
                     return Evaluation(tuple(attempts), attempts[-1].model)
         return Evaluation(tuple(attempts), None)
+
+    def _judgeable(self, project: str, checkpoints: Sequence[Artifact]) -> list[Artifact]:
+        """Return the checkpoints whose bytes are there, a model's where their own are not."""
+        if all(one.state == "live" for one in checkpoints):
+            return list(checkpoints)
+        kept = {
+            item.id
+            for model in self.models(project)
+            if model.state == "live"
+            for item in model.record.inputs
+            if item.role == "checkpoint"
+        }
+        return [one for one in checkpoints if one.state == "live" or one.id in kept]
 
     def _attempt(self, policy: Policy, checkpoint: Artifact, sandbox: Sandbox) -> Attempt:
         project = checkpoint.project

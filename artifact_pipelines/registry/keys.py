@@ -8,7 +8,7 @@ from typing import Any
 
 from artifact_pipelines.domain import naming
 from artifact_pipelines.domain.signing import SigningKey
-from artifact_pipelines.errors import KeyGoneError, KeyMissingError
+from artifact_pipelines.errors import KeyGoneError, KeyMissingError, LedgerError
 from artifact_pipelines.store.encryption import ScopeKey
 from artifact_pipelines.store.files import sync_folder
 
@@ -164,11 +164,14 @@ class KeyFolder:
             return SigningKey.from_seed(bytes.fromhex(self._path(name, suffix).read_text().strip()))
         except FileNotFoundError:
             raise KeyMissingError(
-                f"there is no key {name!r} in {self.root}; make one with: "
-                f"artifact-pipelines key create {name}"
+                f"there is no key {name!r} in {self.root}; bring {name}{suffix} back from a "
+                f"backup, or put a new one in its place: artifact-pipelines key rotate {name}"
             ) from None
-        except ValueError as error:
-            raise KeyMissingError(f"the key {name!r} in {self.root} is damaged.") from error
+        except (LedgerError, ValueError) as error:
+            raise KeyMissingError(
+                f"the key {name!r} in {self.root} is damaged; bring {name}{suffix} back from a "
+                f"backup, or move it away and run: artifact-pipelines key rotate {name}"
+            ) from error
 
     def has(self, name: str) -> bool:
         """Return whether the folder has a key of a name."""

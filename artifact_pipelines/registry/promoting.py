@@ -509,6 +509,7 @@ class Promoting(Entrusting, Describing):
         unchanged: Callable[[Connection], tuple[str, ...]] = lambda _: (),
     ) -> Steps[Promotion]:
         """Write a pointer, export its leaf and have the log signed."""
+        self.check_signer()
         statement = self.keys.load(SERVICE).sign_statement(
             {
                 "type": "pointer",

@@ -122,6 +122,18 @@ class SigningOff(Reading):
         self.catalog.write(_keep_head, target, note, pointers)
         return head
 
+    def check_signer(self) -> None:
+        """Refuse to go on where the signer would: what it keeps is damaged.
+
+        Where the log's key is not here, somebody else signs, and what is written meanwhile waits.
+
+        Raises:
+            KeyMissingError: The key or the memory of the signer cannot be read.
+        """
+        self.keys.recall()
+        if self.keys.has(LOG):
+            self.keys.load(LOG)
+
     def log_key(self, size: int | None = None) -> PublicKey:
         """Return the key that signs the heads of a size, or the newest.
 

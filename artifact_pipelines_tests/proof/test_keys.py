@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from artifact_pipelines.catalog import ledger
 from artifact_pipelines.domain.signing import SigningKey
 from artifact_pipelines.errors import (
     GovernanceError,
@@ -67,6 +68,33 @@ def test_a_signer_that_lost_its_memory_knows_the_rotated_owner(
     registry.sign_head()
 
     assert whole(registry, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["signer.json", "log.key"])
+def test_nothing_is_moved_that_the_signer_could_not_sign(registry: Registry, name: str) -> None:
+    building.promoted(registry, "run-1")
+    building.promoted(registry, "run-2", seed=2)
+    before = registry.catalog.read(ledger.head).size
+    place = registry.keys.root / name
+    whole_ = place.read_bytes()
+    place.write_bytes(b"zz")
+
+    with pytest.raises(KeyMissingError, match="is damaged"):
+        registry.rollback(PROJECT, "production")
+    assert registry.catalog.read(ledger.head).size == before
+    place.write_bytes(whole_)
+    assert registry.rollback(PROJECT, "production").model.reference == "digits/v1"
+
+
+def test_a_lost_key_is_replaced_as_the_sentence_says(registry: Registry) -> None:
+    building.promoted(registry, "run-1")
+    building.promoted(registry, "run-2", seed=2)
+    (registry.keys.root / "service.key").unlink()
+
+    with pytest.raises(KeyMissingError, match="artifact-pipelines key rotate service"):
+        registry.rollback(PROJECT, "production")
+    registry.rotate_key("service", reason="lost")
+    assert registry.rollback(PROJECT, "production").changed
 
 
 @pytest.mark.parametrize("damage", [b"", b"[]", b'{"size": 3}', b"\xff\xfe"])

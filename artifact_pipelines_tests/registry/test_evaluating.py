@@ -12,7 +12,7 @@ from safetensors.numpy import save
 from artifact_pipelines.domain import digest
 from artifact_pipelines.domain.policy import Policy
 from artifact_pipelines.domain.record import Input
-from artifact_pipelines.errors import ConfigurationError, PolicyError, TrainerError
+from artifact_pipelines.errors import ConfigurationError, GoneError, PolicyError, TrainerError
 from artifact_pipelines.registry import Registry
 from artifact_pipelines.registry.evaluating import Evaluation
 from artifact_pipelines_tests.building import PROJECT, approve
@@ -101,6 +101,32 @@ def test_what_was_judged_is_not_judged_again(registry: Registry) -> None:
 
     assert registry.evaluate(PROJECT, "run-1").chosen == first.chosen
     assert len(registry.events(limit=10_000)) == leaves
+
+
+def test_what_was_forgotten_is_judged_by_the_model_that_is_left_of_it(registry: Registry) -> None:
+    registry.set_policy(PROJECT, policy())
+    holdout(registry)
+    train(registry, "run-1", {0.9: 0.9, 0.8: 0.8, 0.1: 0.7})
+    best = registry.evaluate(PROJECT, "run-1").chosen
+    assert best is not None
+    for checkpoint in registry.run(PROJECT, "run-1").checkpoints[:2]:
+        forget(registry, checkpoint.id)
+    holdout(registry, pd.DataFrame({"scale": [0.5]}))
+    again = registry.evaluate(PROJECT, "run-1")
+
+    # The second had no model of its own, so nothing is left of it.
+    assert [one.checkpoint.step for one in again.attempts] == [0, 2]
+    forget(registry, registry.run(PROJECT, "run-1").checkpoints[2].id)
+    for model in registry.models(PROJECT):
+        forget(registry, model.id)
+    with pytest.raises(GoneError, match="there is nothing left to judge"):
+        registry.evaluate(PROJECT, "run-1")
+
+
+def forget(registry: Registry, artifact: str) -> None:
+    """Leave a tombstone, as an applied plan does."""
+    body = {"project": PROJECT, "plan": None, "rule": "x", "reason": "x", "approver": "x"}
+    registry.append("forget", artifact, body)
 
 
 def test_a_worse_model_than_production_fails(registry: Registry) -> None:
