@@ -144,8 +144,16 @@ def test_what_is_missing_is_said_in_one_sentence(
     run = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps({**run, "repository": None}))
     homeless = script(folder, "--any-environment")
+    empty = tmp_path / "empty"
+    subprocess.run(["git", "init", "--quiet", str(empty)], check=True)  # noqa: S607
+    unpushed = script(folder, "--any-environment", "--repository", str(empty))
+    nowhere = script(folder, "--any-environment", "--repository", str(tmp_path / "nowhere"))
 
     assert differs.returncode == homeless.returncode == 2
+    assert unpushed.returncode == nowhere.returncode == 2
+    assert f"is not in {empty}, or was never pushed to it" in unpushed.stderr
+    assert "cannot be cloned" in nowhere.stderr
+    assert not (folder / "code").exists()
     assert "no-such-package 1.0 was absent" in differs.stderr
     assert "pass where to clone from as --repository" in homeless.stderr
     with pytest.raises(ConflictError, match="is not empty"):

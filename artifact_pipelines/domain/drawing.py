@@ -170,10 +170,10 @@ class Drawing:
             f"<desc>{escape('; '.join(self._sentences()))}</desc>",
             f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
         ]
+        drawn = [one for one in self.arrows if one.parent in places and one.child in places]
         parts += [
-            _drawn_arrow(arrow, places[arrow.parent], places[arrow.child])
-            for arrow in self.arrows
-            if arrow.parent in places and arrow.child in places
+            _drawn_arrow(arrow, places[arrow.parent], places[arrow.child], number)
+            for number, arrow in enumerate(drawn)
         ]
         for spot, (x, y) in places.items():
             parts.append(_drawn_spot(self.spots[spot], x, y, first=spot == self.start))
@@ -222,13 +222,22 @@ def _quoted(text: str) -> str:
     return f'"{plain}"'
 
 
-def _drawn_arrow(arrow: Arrow, parent: tuple[int, int], child: tuple[int, int]) -> str:
+def _drawn_arrow(arrow: Arrow, parent: tuple[int, int], child: tuple[int, int], number: int) -> str:
     x1, y1 = parent[0] + _WIDTH, parent[1] + _HEIGHT // 2
     x2, y2 = child[0], child[1] + _HEIGHT // 2
-    bend = max((x2 - x1) // 2, 20)
+    bend = _GAP_X // 2
+    if x2 - x1 > _GAP_X:
+        # Past the columns between: below the parent's row, where no box is.
+        lane = parent[1] + _HEIGHT + _GAP_Y // 2 + (number % 3 - 1) * 4
+        way = (
+            f"C{x1 + bend} {y1} {x1 + bend} {lane} {x1 + _GAP_X} {lane} H{x2 - _GAP_X} "
+            f"C{x2 - bend} {lane} {x2 - bend} {y2} {x2} {y2}"
+        )
+    else:
+        way = f"C{x1 + bend} {y1} {x2 - bend} {y2} {x2} {y2}"
     dash = "" if arrow.kind == EdgeKind.OBSERVED else ' stroke-dasharray="5 4"'
     return (
-        f'<path d="M{x1} {y1} C{x1 + bend} {y1} {x2 - bend} {y2} {x2} {y2}" fill="none" '
+        f'<path d="M{x1} {y1} {way}" fill="none" '
         f'stroke="#6b7280" stroke-width="1.5"{dash}><title>{escape(_role(arrow))}</title></path>'
     )
 

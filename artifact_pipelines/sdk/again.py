@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -91,11 +92,20 @@ def _code(run: Mapping[str, Any], folder: Path | None, repository: str | None) -
     clone = HERE / "code"
     if clone.exists():
         raise CannotError(f"{clone} is there already; remove it, or pass it as --code.")
-    _git("clone", "--quiet", "--no-checkout", "--", str(source), str(clone))
-    _git("-C", str(clone), "checkout", "--quiet", "--detach", code["commit"])
+    elsewhere = "Pass a repository as --repository, or a folder with the code as --code"
     diff = HERE / "code.diff"
-    if diff.is_file():
-        _git("-C", str(clone), "apply", "--binary", str(diff))
+    try:
+        why = f"the repository {source} cannot be cloned"
+        _git("clone", "--quiet", "--no-checkout", "--", str(source), str(clone))
+        why = f"the commit {code['commit'][:12]} is not in {source}, or was never pushed to it"
+        _git("-C", str(clone), "checkout", "--quiet", "--detach", code["commit"])
+        if diff.is_file():
+            why = f"the recorded change {diff.name} does not apply"
+            _git("-C", str(clone), "apply", "--binary", str(diff))
+    except CannotError as error:
+        # What is half there would stand in the way of the next attempt.
+        shutil.rmtree(clone, ignore_errors=True)
+        raise CannotError(f"{why}. {elsewhere} ({error})") from error
     return clone
 
 

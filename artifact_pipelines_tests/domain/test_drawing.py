@@ -1,5 +1,6 @@
 """A lineage is drawn whole, in the right direction, and cannot be broken by a name."""
 
+import re
 import xml.etree.ElementTree as ET
 
 from artifact_pipelines.domain.drawing import Arrow, Drawing, Spot
@@ -80,3 +81,16 @@ def test_a_picture_is_sound_and_says_itself_in_words() -> None:
     assert 'p/"<run>"' in texts
     columns = {spot.get("x") for spot in root.iter(f"{space}rect") if spot.get("x")}
     assert len(columns) == 8
+
+
+def test_an_arrow_over_several_columns_passes_behind_no_box() -> None:
+    space = "{http://www.w3.org/2000/svg}"
+    root = ET.fromstring(drawing().svg())  # noqa: S314 (our own)
+    boxes = [one for one in root.iter(f"{space}rect") if one.get("x")]
+    rows = [(int(one.get("y", 0)), int(one.get("height", 0))) for one in boxes]
+    long = [one for path in root.iter(f"{space}path") if "H" in (one := path.get("d", ""))]
+    lanes = [int(re.findall(r"(\d+) H", one)[0]) for one in long]
+
+    assert len(lanes) == 5
+    assert not [lane for lane in lanes for top, height in rows if top <= lane <= top + height]
+    assert max(lanes) < int(root.get("height", 0))
