@@ -38,7 +38,10 @@ from artifact_pipelines.registry import open_registry
 from artifact_pipelines.settings import Settings
 from churn_project.data import load
 
-with open_registry(Settings.from_environment().home) as registry:
+settings = Settings.from_environment()
+with open_registry(
+    settings.home, catalog_url=settings.catalog_url, store_url=settings.store_url
+) as registry:
     for name, part in (("customers", "train"), ("holdout", "holdout")):
         files = {"data.parquet": load(part).to_parquet(index=False)}
         registry.publish_dataset("churn", name, files, facts={"rows": len(load(part))})
@@ -54,7 +57,7 @@ class Workspace:
         environment: What its processes are started with.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **more: str) -> None:
         self.folder = folder / "place"
         self.log = folder / "dagster.log"
         self.folder.mkdir()
@@ -63,6 +66,7 @@ class Workspace:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
             "ARTIFACT_PIPELINES_SENSOR_SECONDS": "1",
+            **more,
         }
         del self.environment["ARTIFACT_PIPELINES_HOME"]
         self.run("-m", "artifact_pipelines.cli", "init", PROJECT)
@@ -132,7 +136,12 @@ class Workspace:
     @contextmanager
     def registry(self) -> Iterator[Registry]:
         """Open the registry."""
-        with open_registry(self.home, actor="tester") as registry:
+        with open_registry(
+            self.home,
+            catalog_url=self.environment.get("ARTIFACT_PIPELINES_CATALOG_URL"),
+            store_url=self.environment.get("ARTIFACT_PIPELINES_STORE_URL"),
+            actor="tester",
+        ) as registry:
             yield registry
 
     def staging(self) -> str:
@@ -147,10 +156,18 @@ class Workspace:
             return any(registry.verdicts(model) for model in registry.models(PROJECT))
 
 
-@pytest.fixture
-def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+@pytest.fixture(params=["files", pytest.param("servers", marks=pytest.mark.deep)])
+def workspace(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Workspace:
     monkeypatch.setenv("ARTIFACT_PIPELINES_HOME", str(tmp_path / "unused"))
-    return Workspace(tmp_path)
+    if request.param == "files":
+        return Workspace(tmp_path)
+    return Workspace(
+        tmp_path,
+        ARTIFACT_PIPELINES_STORE_URL=request.getfixturevalue("s3_url"),
+        ARTIFACT_PIPELINES_CATALOG_URL=request.getfixturevalue("postgres").catalog(),
+    )
 
 
 @pytest.mark.timeout(600)

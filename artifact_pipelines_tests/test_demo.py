@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,12 +15,15 @@ from artifact_pipelines.registry import Registry, open_registry
 from artifact_pipelines.settings import Settings
 from artifact_pipelines_tests.building import dataset
 
+if TYPE_CHECKING:
+    from artifact_pipelines_tests.databases import Postgres
+
 
 def settings(home: Path) -> Settings:
     return Settings.from_environment({"ARTIFACT_PIPELINES_HOME": str(home)})
 
 
-def run(home: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+def run(home: Path, *words: str, **more: str) -> "subprocess.CompletedProcess[str]":
     script = "from artifact_pipelines.cli import main; main()"
     environment = {
         name: value
@@ -32,7 +35,7 @@ def run(home: Path, *words: str) -> "subprocess.CompletedProcess[str]":
         capture_output=True,
         text=True,
         check=False,
-        env={**environment, "ARTIFACT_PIPELINES_HOME": str(home)},
+        env={**environment, "ARTIFACT_PIPELINES_HOME": str(home), **more},
     )
 
 
@@ -216,3 +219,28 @@ def projects(home: Path) -> list[str]:
     with open_registry(home) as registry:
         assert isinstance(registry, Registry)
         return registry.projects()
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(900)
+def test_the_story_is_told_on_postgres_and_s3_too(
+    postgres: "Postgres", s3_url: str, tmp_path: Path
+) -> None:
+    home, catalog = tmp_path / "home", postgres.catalog()
+    done = run(
+        home,
+        *("demo", "--json"),
+        ARTIFACT_PIPELINES_CATALOG_URL=catalog,
+        ARTIFACT_PIPELINES_STORE_URL=s3_url,
+    )
+
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["audit"]["verified"]
+    assert summary["production"]["proof_verified"]
+    assert summary["retention"]["forgotten"] > 0
+    assert not (home / "catalog.db").exists()
+    assert not (home / "store").exists()
+    with open_registry(home, catalog_url=catalog, store_url=s3_url) as registry:
+        assert registry.verify(summary["production"]["reference"]).ok
+        assert registry.scrub().ok

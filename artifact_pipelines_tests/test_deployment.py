@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from artifact_pipelines.registry.measuring import PREFIX, figures
 from artifact_pipelines.resources import PodTrainer
 from artifact_pipelines.settings import Settings
 from artifact_pipelines_tests.databases import Forwarded, Postgres
+from artifact_pipelines_tests.servers import SeaweedFS, environment
 
 ROOT = Path(__file__).parent.parent
 PRODUCTION = ROOT / "deploy" / "production"
@@ -79,6 +81,36 @@ def test_the_production_instance_is_accepted_and_works(database: str, tmp_path: 
         assert type(instance.run_launcher).__name__ == "DefaultRunLauncher"
         assert not instance.telemetry_enabled
         assert instance.get_settings("run_retries")["retry_on_asset_or_op_failure"] is False
+
+
+@dg.op
+def speak() -> None:
+    sys.stdout.write("said on standard output\n")
+    sys.stdout.flush()
+
+
+def test_what_a_step_says_is_in_the_bucket_when_it_ends(
+    database: str, seaweedfs: SeaweedFS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = f"logs-{database}"
+    monkeypatch.setenv("DAGSTER_LOG_BUCKET", bucket)
+    shutil.copy(PRODUCTION / "dagster.yaml", tmp_path)
+    with environment(seaweedfs.environ):
+        seaweedfs.make_bucket(bucket)
+        with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+            graph = dg.GraphDefinition(name="speaking", node_defs=[speak])
+            result = graph.to_job().execute_in_process(instance=instance)
+            client = seaweedfs.client()
+            listed = client.list_objects_v2(Bucket=bucket, Prefix="compute-logs/")["Contents"]
+            said = {
+                found["Key"]: client.get_object(Bucket=bucket, Key=found["Key"])["Body"].read()
+                for found in listed
+            }
+            (key,) = [key for key in said if key.endswith(".out")]
+
+            assert result.success
+            assert result.run_id in key
+            assert b"said on standard output" in said[key]
 
 
 def test_nobody_looks_for_a_run_by_the_number_of_its_process_on_another_machine() -> None:

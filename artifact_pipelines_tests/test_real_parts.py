@@ -1,5 +1,9 @@
 """On Postgres and S3: a whole life, and servers that die in the middle of it."""
 
+import json
+import multiprocessing
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -157,6 +161,73 @@ def test_a_server_that_dies_costs_nothing_that_was_acknowledged(
                 f"said in {failed:.1f} s, recovered in {recovered:.1f} s\n"
             )
         assert failed < PATIENCE
+
+
+def test_a_worker_that_is_killed_on_postgres_and_s3_loses_nothing(
+    team: Team, tmp_path: Path
+) -> None:
+    with team.open() as registry:
+        building.dataset(registry)
+    killed_after(team, "publish", 100, "packs_sealed", tmp_path / "before")
+    with team.open() as registry:
+        again = list(publishing(registry, 100))
+
+    assert again
+    survived(team, set(json.loads((tmp_path / "before").read_text())))
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("work", WORK)
+def test_a_worker_that_is_killed_costs_nothing_that_was_acknowledged(
+    team: Team, work: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    offset = 5_000 * (1 + list(WORK).index(work))
+    with team.open() as registry:
+        labels = labels_of(WORK[work](registry, offset))
+    for number, label in enumerate(labels, start=1):
+        told = tmp_path / label
+        killed_after(team, work, offset + number, label, told)
+        before = set(json.loads(told.read_text()))
+        recovered, said = took(lambda before=before: survived(team, before))  # type: ignore[misc]
+        with team.open() as registry:
+            list(WORK[work](registry, offset + number + 100))
+        with capsys.disabled():
+            sys.stdout.write(
+                f"\nworker killed in {work} after {label}: recovered in {recovered:.1f} s\n"
+            )
+        assert not said
+
+
+def killed_after(team: Team, work: str, number: int, label: str, told: Path) -> None:
+    """Have a process do some work and kill itself after a step; it tells what was there before."""
+    # The connections to a bucket do not survive a fork, so the parent is a process without any.
+    context = multiprocessing.get_context("forkserver")
+    asked = (team.home, team.catalog, dict(os.environ), work, number, label, told)
+    child = context.Process(target=_work_and_die, args=asked)
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+
+
+def _work_and_die(
+    home: Path,
+    catalog: str,
+    environ: dict[str, str],
+    work: str,
+    number: int,
+    label: str,
+    told: Path,
+) -> None:
+    os.environ.update(environ)
+    with open_registry(
+        home, catalog_url=catalog, store_url="s3://team/store", actor="tester"
+    ) as registry:
+        steps = WORK[work](registry, number)
+        told.write_text(json.dumps(sorted(references(registry))))
+        for reached in steps:
+            if reached == label:
+                os.kill(os.getpid(), signal.SIGKILL)
 
 
 def took(work: Callable[[], object]) -> tuple[float, str]:
