@@ -94,8 +94,8 @@ def _code(run: Mapping[str, Any], folder: Path | None, repository: str | None) -
         raise CannotError(f"{clone} is there already; remove it, or pass it as --code.")
     elsewhere = "Pass a repository as --repository, or a folder with the code as --code"
     diff = HERE / "code.diff"
+    why = f"the repository {source} cannot be cloned"
     try:
-        why = f"the repository {source} cannot be cloned"
         _git("clone", "--quiet", "--no-checkout", "--", str(source), str(clone))
         why = f"the commit {code['commit'][:12]} is not in {source}, or was never pushed to it"
         _git("-C", str(clone), "checkout", "--quiet", "--detach", code["commit"])
