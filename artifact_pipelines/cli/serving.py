@@ -112,7 +112,9 @@ def show_model(reference: Model, *, as_json: Json = False) -> None:
         model.reference,
         {
             "serves": ", ".join(row["stages"]) or "no stage",
-            "proof": {True: "in the signed log", False: "NOT PROVEN by the signed log"}.get(
+            "proof": "not served: it was recalled"
+            if model.recalled
+            else {True: "in the signed log", False: "NOT PROVEN by the signed log"}.get(
                 shape["proof_verified"]
             ),
             "state": "recalled" if model.recalled else model.state,

@@ -436,7 +436,10 @@ class Promoting(Entrusting, Describing):
             raise UnknownArtifactError(f"there is no artifact {said['artifact'][:16]}.")
         _check_published(model, *published.under(head)[:2])
         if model.recalled:
-            raise LedgerError(f"{reference} points at {model.reference}, which was recalled.")
+            raise LedgerError(
+                f"{reference} points at {model.reference}, which was recalled; go back with: "
+                f"artifact-pipelines model rollback {reference}"
+            )
         return Resolved(model, found.seq, found.move, found.pointer != found.seq)
 
     def provenance(self, reference: str) -> dict[str, Any]:
