@@ -1,6 +1,6 @@
 """Writers, collectors and readers on one home at once, the writers killed now and then.
 
-    python -m artifact_pipelines_tests.soaking --seconds 300
+    python -m artifact_pipelines_tests.soaking --seconds 300 [--servers]
 
 Nothing that was published and not forgotten may ever be unreadable.
 """
@@ -11,12 +11,13 @@ import json
 import multiprocessing
 import os
 import random
-import signal
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ from artifact_pipelines.errors import (
 from artifact_pipelines.registry import Registry, open_registry
 from artifact_pipelines_tests import building, crashing
 from artifact_pipelines_tests.building import PROJECT
+from artifact_pipelines_tests.databases import Postgres
+from artifact_pipelines_tests.servers import environment, serving
 
 if TYPE_CHECKING:
     from multiprocessing.sharedctypes import Synchronized
@@ -82,37 +85,63 @@ def collect(registry: Registry, chance: random.Random, counts: Counts) -> None:
     _add(counts, "deleted", pruned.deleted)
 
 
-def soak(home: Path, seconds: float, writers: int, collectors: int, readers: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Place:
+    """Where the registry is that everybody works on; in the home, where nothing else is said."""
+
+    home: Path
+    store_url: str | None = None
+    catalog_url: str | None = None
+
+    def open(self) -> Registry:
+        """Open it, as each process does for itself."""
+        return open_registry(
+            self.home, store_url=self.store_url, catalog_url=self.catalog_url, actor="tester"
+        )
+
+
+def soak(
+    place: Place, seconds: float, writers: int, collectors: int, readers: int
+) -> dict[str, Any]:
     """Return what was counted, the last look at every live artifact included."""
-    with open_registry(home, actor="tester") as registry:
+    with place.open() as registry:
         retention = {"keep": {"last": 2, "best": 0}, "forget_after": "0s", "max_share": 1.0}
         document = {**building.POLICY.document(), "retention": retention}
         registry.set_policy(PROJECT, Policy.of(document))
         registry.prune()
     names = ("published", "read", "unreadable", "forgotten", "collected", "deleted", "failed")
-    counts: Counts = {name: multiprocessing.Value("q", 0) for name in names}
-    kinds = [(write, writers), (collect, collectors), (read, readers)]
-    until = time.monotonic() + seconds
+    # The client of a bucket does not follow a process into a fork.
+    method = "spawn" if place.store_url else "fork"
+    context: Any = multiprocessing.get_context(method)
+    counts: Counts = {name: context.Value("q", 0) for name in names}
+    until = time.time() + seconds
+
+    def begin(work: Work, seed: int) -> BaseProcess:
+        process: BaseProcess = context.Process(
+            target=_go_on, args=(place, work, counts, until, seed)
+        )
+        process.start()
+        return process
+
     chance = random.Random(1)
-    processes = [
-        (kind, _begin(home, kind, counts, until, number))
-        for kind, many in kinds
-        for number in range(many)
-    ]
+    busy = [begin(write, number) for number in range(writers)]
+    others = [begin(collect, number) for number in range(collectors)]
+    others += [begin(read, number) for number in range(readers)]
     killed = 0
-    while time.monotonic() < until:
-        time.sleep(0.5)
-        place = chance.randrange(writers)
-        os.kill(processes[place][1], signal.SIGKILL)
-        os.waitpid(processes[place][1], 0)
+    while time.time() < until:
+        time.sleep(0.5 if method == "fork" else 5.0)
+        victim = chance.randrange(writers)
+        busy[victim].kill()
+        busy[victim].join()
         killed += 1
-        processes[place] = (write, _begin(home, write, counts, until, killed + 1_000))
-        with open_registry(home, actor="tester") as registry:
+        busy[victim] = begin(write, killed + 1_000)
+        with place.open() as registry:
             crashing.expire(registry)
-    for _, process in processes:
-        os.waitpid(process, 0)
+    for process in (*busy, *others):
+        process.join()
+        assert process.exitcode == 0, "a process ended before its time"
     found: Counter[str] = Counter({name: value.value for name, value in counts.items()})
-    with open_registry(home, actor="tester") as registry:
+    with place.open() as registry:
         crashing.expire(registry)
         disagreements = registry.prune(grace=0).disagreements
         live = [one for one in registry.checkpoints(PROJECT) if one.state == "live"]
@@ -128,29 +157,35 @@ def soak(home: Path, seconds: float, writers: int, collectors: int, readers: int
     }
 
 
-def _begin(home: Path, work: Work, counts: Counts, until: float, seed: int) -> int:
-    """Start a process that does one kind of work until the end, and return its number."""
-    child = os.fork()
-    if child:
-        return child
-    try:
-        with open_registry(home, actor="tester") as registry:
-            if work is write:
-                registry.start_run(PROJECT, f"run-{os.getpid()}")
-            chance = random.Random(seed)
-            while time.monotonic() < until:
-                try:
-                    work(registry, chance, counts)
-                except ArtifactError as error:
-                    _add(counts, "failed")
-                    sys.stderr.write(f"{work.__name__}: {error}\n")
-    finally:
-        os._exit(0)
+def _go_on(place: Place, work: Work, counts: Counts, until: float, seed: int) -> None:
+    """Do one kind of work until the end."""
+    with place.open() as registry:
+        if work is write:
+            registry.start_run(PROJECT, f"run-{os.getpid()}")
+        chance = random.Random(seed)
+        while time.time() < until:
+            try:
+                work(registry, chance, counts)
+            except ArtifactError as error:
+                _add(counts, "failed")
+                sys.stderr.write(f"{work.__name__}: {error}\n")
 
 
 def _add(counts: Counts, name: str, many: int = 1) -> None:
     with counts[name].get_lock():
         counts[name].value += many
+
+
+@contextlib.contextmanager
+def on_servers(home: Path) -> Iterator[Place]:
+    """Yield a place on a Postgres and an S3 server of its own."""
+    with serving(home.parent / "seaweedfs") as store, environment(store.environ):
+        store.make_bucket("store")
+        server = Postgres()
+        try:
+            yield Place(home, "s3://store/soak", server.catalog())
+        finally:
+            server.stop()
 
 
 def main() -> None:
@@ -160,11 +195,12 @@ def main() -> None:
     parser.add_argument("--writers", type=int, default=16)
     parser.add_argument("--collectors", type=int, default=4)
     parser.add_argument("--readers", type=int, default=4)
+    parser.add_argument("--servers", action="store_true", help="on Postgres and S3")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        found = soak(
-            Path(folder) / "home", given.seconds, given.writers, given.collectors, given.readers
-        )
+    with contextlib.ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "home"
+        place = stack.enter_context(on_servers(home)) if given.servers else Place(home)
+        found = soak(place, given.seconds, given.writers, given.collectors, given.readers)
     sys.stdout.write(json.dumps(found) + "\n")
     sys.exit(bool(found["unreadable"] or found["lost"] or found["disagreements"]))
 

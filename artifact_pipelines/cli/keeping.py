@@ -202,7 +202,12 @@ def apply_plan(plan: PlanId, *, yes: Yes = False, as_json: Json = False) -> None
             goes = shapes.plan(found)["totals"]["forget"]
             what = f"{goes['artifacts']} artifacts ({size(goes['size_bytes'])})"
             ask(f"forgetting {what} of {found.project}", yes=yes)
-        applied = registry.apply_plan(found.id)
+        try:
+            applied = registry.apply_plan(found.id)
+        except KeyboardInterrupt:
+            note("Interrupted: what is done stays done, and nothing is done by half.")
+            note(f"To go on: artifact-pipelines retention apply {short(found.id)}")
+            raise
     if as_json:
         show_json(
             {

@@ -36,7 +36,7 @@ class Pruned:
     """What prune did.
 
     Attributes:
-        condemned: How many packs are marked for deletion now.
+        condemned: How many packs were marked now and wait for their grace to be over.
         deleted: How many packs were deleted.
         freed: Their bytes.
         swept: How many objects of dead writers were removed.
@@ -85,15 +85,16 @@ class Pruning(Applying):
         swept = self._sweep_publications() + self.store.backend.sweep_temporaries(grace)
         swept += self._sweep_steps()
         yield "swept"
-        condemned = 0
-        for pack in self.catalog.read(packs.unused, "live"):
-            if pack in unneeded:
-                condemned += self.catalog.write(packs.condemn, pack)
+        condemned = {
+            pack
+            for pack in self.catalog.read(packs.unused, "live")
+            if pack in unneeded and self.catalog.write(packs.condemn, pack)
+        }
         yield "condemned"
         for pack in self.catalog.read(packs.unused, "condemned"):
             # What became unneeded since the engines agreed waits until they agree on it.
-            if pack in unneeded:
-                self.catalog.write(_doom, pack, grace, self.actor)
+            if pack in unneeded and self.catalog.write(_doom, pack, grace, self.actor):
+                condemned.discard(pack)
         yield "doomed"
         # The leaves first: a pack that goes has been written down as gone.
         self.export_leaves()
@@ -104,7 +105,7 @@ class Pruning(Applying):
             yield "deleted"
             self.catalog.write(packs.gone, doomed.id)
             deleted, freed = deleted + 1, freed + doomed.size
-        return Pruned(condemned, deleted, freed, swept, ())
+        return Pruned(len(condemned), deleted, freed, swept, ())
 
     def _canary(self) -> Artifact:
         """Return the artifact that must be alive whoever counts, planted where there is none."""
@@ -257,17 +258,20 @@ def _some(artifacts: Iterable[str]) -> str:
     return ", ".join(one[:16] for one in found[:_NAMED]) + more
 
 
-def _doom(tx: Transaction, pack: str, grace: float, actor: str) -> None:
+def _doom(tx: Transaction, pack: str, grace: float, actor: str) -> bool:
+    """Doom a condemned pack, and return whether it goes."""
     found = packs.doom(tx, pack, grace)
-    if found is not None:
-        doomed, chunks = found
-        ledger.append(
-            tx,
-            action="prune",
-            subject=pack,
-            body={"pack": pack, "bytes": doomed.size, "chunks": chunks},
-            actor=actor,
-        )
+    if found is None:
+        return False
+    doomed, chunks = found
+    ledger.append(
+        tx,
+        action="prune",
+        subject=pack,
+        body={"pack": pack, "bytes": doomed.size, "chunks": chunks},
+        actor=actor,
+    )
+    return True
 
 
 def unneeded_packs(conn: Connection) -> set[str]:

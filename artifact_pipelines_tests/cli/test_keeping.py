@@ -1,6 +1,9 @@
 """Retention, prune and storage on the command line."""
 
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from artifact_pipelines.cli.output import printable, short, size
 from artifact_pipelines.registry import Registry
@@ -29,7 +32,32 @@ def test_a_plan_is_approved_applied_and_pruned(
     assert len(applied["forgotten"]) == plan["totals"]["forget"]["artifacts"] > 0
     assert pruned["disagreements"] == []
     assert before - after == pruned["freed_bytes"] > 0
+    assert pruned["condemned"] == 0  # what went at once waits for nothing
     assert command("retention", "show", plan["plan"], "--json").json()["state"] == "applied"
+
+
+def test_an_interrupted_apply_says_how_to_go_on(
+    command: Command, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promoted(registry, "a", seed=1)
+    run(registry, "b", steps=6, seed=2)
+    plan = registry.approve_plan(registry.plan_retention("digits").id)
+    whole = Registry.application
+
+    def interrupted(self: Registry, plan: str) -> Iterator[str]:
+        for step in whole(self, plan):
+            yield step
+            if step == "forgotten":
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Registry, "application", interrupted)
+        stopped = command("retention", "apply", short(plan.id), "--yes")
+    left = command("retention", "apply", short(plan.id), "--yes", "--json").json()["forgotten"]
+
+    assert stopped.code == 130
+    assert f"To go on: artifact-pipelines retention apply {short(plan.id)}" in stopped.err
+    assert len(left) == len(plan.chosen("forget")) - 1
 
 
 def test_plans_are_listed_with_what_became_of_them(command: Command, registry: Registry) -> None:
