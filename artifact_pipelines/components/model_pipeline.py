@@ -19,7 +19,7 @@ from artifact_pipelines.components.project import (
     run_tags,
 )
 from artifact_pipelines.components.retention import retention_assets
-from artifact_pipelines.components.stages import stage_asset
+from artifact_pipelines.components.stages import onward, stage_asset
 from artifact_pipelines.components.training import training_assets
 from artifact_pipelines.domain.gate import Gate, Limits
 from artifact_pipelines.domain.keeping import Retention
@@ -122,6 +122,7 @@ def definitions_of(declared: Declaration, python_path: Path) -> dg.Definitions:
 
 def _retraining(project: Project, cron: str) -> dg.ScheduleDefinition:
     """Return the schedule that trains a project again, each time under a name of its own."""
+    stages, config = onward(project.name, project.declared.policy)
 
     def retrain(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
         at = context.scheduled_execution_time.astimezone(UTC)
@@ -130,7 +131,8 @@ def _retraining(project: Project, cron: str) -> dg.ScheduleDefinition:
         return dg.RunRequest(
             run_key=name,
             partition_key=name,
-            asset_selection=[project.key(asset) for asset in TRAINING],
+            asset_selection=[project.key(asset) for asset in (*TRAINING, *stages)],
+            run_config={"ops": config},
             tags=run_tags(project.name, "training"),
         )
 

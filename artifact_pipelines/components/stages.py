@@ -1,12 +1,15 @@
 """Stages as assets: a materialization moves the pointer, or refuses with its reasons."""
 
+from typing import Any
+
 import dagster as dg
 
 from artifact_pipelines.components import reports
-from artifact_pipelines.components.project import Project
+from artifact_pipelines.components.candidates import automatic_stages
+from artifact_pipelines.components.project import Project, op_name
 from artifact_pipelines.components.step import Results, assets_of
-from artifact_pipelines.domain.policy import Approvals
-from artifact_pipelines.errors import PromotionRefusedError
+from artifact_pipelines.domain.policy import Approvals, Policy
+from artifact_pipelines.errors import ConflictError, PromotionRefusedError
 from artifact_pipelines.registry import Registry
 from artifact_pipelines.registry.reading import Artifact
 from artifact_pipelines.resources import RegistryResource
@@ -19,9 +22,11 @@ class StageConfig(dg.Config):
 
     Attributes:
         model: A model such as `digits/v3`; empty means the only one that may go.
+        if_ready: Whether the stage stays as it is, and nothing fails, where no model may go.
     """
 
     model: str = ""
+    if_ready: bool = False
 
 
 def stage_asset(project: Project, stage: str) -> dg.AssetsDefinition:
@@ -41,11 +46,25 @@ def stage_asset(project: Project, stage: str) -> dg.AssetsDefinition:
     )
 
     def move(
-        _context: dg.AssetExecutionContext, registry: RegistryResource, config: StageConfig
+        context: dg.AssetExecutionContext, registry: RegistryResource, config: StageConfig
     ) -> Results:
         with project.opened(registry) as opened:
-            reference = config.model or ready(opened, project.name, stage)
-            moved = opened.promote(reference, stage)
+            if config.if_ready:
+                following = next_model(opened, project.name, stage)
+                if following is None:
+                    context.log.info("no model goes to %s by itself; it stays as it is", stage)
+                    return
+                reference = following.reference
+            else:
+                reference = config.model or ready(opened, project.name, stage)
+            try:
+                moved = opened.promote(reference, stage)
+            except (ConflictError, PromotionRefusedError) as error:
+                if not config.if_ready:
+                    raise
+                # Somebody moved it first; the event sensor looks at what is left.
+                context.log.warning("%s", error)
+                return
             yield dg.MaterializeResult(
                 metadata=reports.of_promotion(
                     moved, opened.verdicts(moved.model), opened.checkpoint_of(moved.model)
@@ -59,9 +78,19 @@ def stage_asset(project: Project, stage: str) -> dg.AssetsDefinition:
         kinds={"stage"},
         code_version=project.policy_digest[:12],
         description=f"The model that {stage} points at. To move it, a model needs {needs}.",
+        skippable=True,
         **project.common(),
     )
     return assets_of([pointer], move, config=StageConfig)
+
+
+def onward(project: str, policy: Policy) -> tuple[list[str], dict[str, Any]]:
+    """Return the stages that a model goes on to in the run that judges it, and their config.
+
+    A run of its own would wait for the sensor's next tick and take a process more.
+    """
+    stages = automatic_stages(policy)
+    return stages, {op_name(project, stage): {"config": {"if_ready": True}} for stage in stages}
 
 
 def ready(opened: Registry, project: str, stage: str) -> str:

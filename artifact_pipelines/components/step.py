@@ -63,7 +63,12 @@ def assets_of(
         yield from work(context, **given)
 
     outs = {
-        output: dg.Out(dg.Nothing, description=spec.description, code_version=spec.code_version)
+        output: dg.Out(
+            dg.Nothing,
+            description=spec.description,
+            code_version=spec.code_version,
+            is_required=not spec.skippable,
+        )
         for output, spec in zip(keys_by_output, specs, strict=True)
     }
     node = dg.OpDefinition(

@@ -14,7 +14,7 @@ import dagster as dg
 
 from artifact_pipelines.components.candidates import automatic_stages
 from artifact_pipelines.components.project import TRAINING, op_name, run_tags, runs_of
-from artifact_pipelines.components.stages import next_model
+from artifact_pipelines.components.stages import next_model, onward
 from artifact_pipelines.defs.mirror import AssetEvent, Mirror, identity, judgement, settled
 from artifact_pipelines.domain.policy import Policy
 from artifact_pipelines.domain.record import Kind
@@ -263,12 +263,13 @@ class _Asked:
             if self.mirror.busy(run.project, run.name) is not None:
                 return
             config = {"params": run.params, "inputs": run.inputs, "resume_from": run.resume_from}
+            stages, staged = onward(run.project, self.policies[run.project])
             open_ = self._request(
                 f"plan/{run.project}/{run.name}/{run.seq}",
-                [dg.AssetKey([run.project, asset]) for asset in TRAINING],
+                [dg.AssetKey([run.project, asset]) for asset in (*TRAINING, *stages)],
                 kind="training",
                 partition_key=run.name,
-                run_config={"ops": {op_name(run.project, "train"): {"config": config}}},
+                run_config={"ops": staged | {op_name(run.project, "train"): {"config": config}}},
             )
             if not open_:
                 self.registry.withdraw_run(run.project, run.name, self.notes[-1])
@@ -321,9 +322,13 @@ class _Asked:
         if settled(self.registry, work.project, work.subject, policy):
             self.shown += self.mirror.candidate(work.project, work.subject, policy)
             return False
-        key = dg.AssetKey([work.project, TRAINING[-1]])
-        subject = f"{view.artifact.id}/{policy.digest}"
-        return self._request(subject, [key], partition_key=work.subject)
+        stages, staged = onward(work.project, policy)
+        return self._request(
+            f"{view.artifact.id}/{policy.digest}",
+            [dg.AssetKey([work.project, asset]) for asset in (TRAINING[-1], *stages)],
+            partition_key=work.subject,
+            run_config={"ops": staged},
+        )
 
     def _model(self, work: Work) -> bool:
         policy = self._policy(work.project)
@@ -335,7 +340,7 @@ class _Asked:
         for stage in automatic_stages(policy):
             if next_model(self.registry, work.project, stage) != model:
                 continue
-            if self._is_busy(work, None):
+            if self._is_busy(work, None, stage):
                 still_open = True
                 continue
             key = dg.AssetKey([work.project, stage])
@@ -351,7 +356,7 @@ class _Asked:
         return False
 
     def _stage(self, work: Work) -> bool:
-        if self._is_busy(work, None):
+        if self._is_busy(work, None, work.subject):
             return True
         self.shown += self.mirror.stage(work.project, work.subject)
         return False
@@ -362,8 +367,8 @@ class _Asked:
         self.registry.set_policy(project, policy)
         return policy
 
-    def _is_busy(self, work: Work, partition: str | None) -> bool:
-        run = self.mirror.busy(work.project, partition)
+    def _is_busy(self, work: Work, partition: str | None, stage: str | None = None) -> bool:
+        run = self.mirror.busy(work.project, partition, stage)
         if run is not None:
             self.notes.append(f"{work.project}/{work.subject} waits for the Dagster run {run[:8]}")
         return run is not None

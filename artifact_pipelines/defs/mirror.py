@@ -49,15 +49,16 @@ class Mirror:
         self.instance = instance
         self._going_on: Sequence[dg.DagsterRun] | None = None
 
-    def busy(self, project: str, partition: str | None) -> str | None:
-        """Return the Dagster run that is at work on a partition, which reports it itself."""
+    def busy(self, project: str, partition: str | None, stage: str | None = None) -> str | None:
+        """Return the Dagster run that is at work on a partition or a stage, and reports on it."""
         if self._going_on is None:
             self._going_on = self.instance.get_runs(filters=dg.RunsFilter(statuses=_GOING_ON))
         for run in self._going_on:
             touched = run.tags.get(PROJECT_TAG) == project or any(
                 key.path[0] == project for key in run.asset_selection or ()
             )
-            if touched and run.tags.get(_PARTITION) == partition:
+            staging = stage and dg.AssetKey([project, stage]) in (run.asset_selection or ())
+            if touched and (staging or run.tags.get(_PARTITION) == partition):
                 return run.run_id
         return None
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from artifact_pipelines.domain.policy import Approvals, Policy
 
+_MOST_NAMED = 4
 _OF_A_GATE = re.compile(r"the gate (\S+) (.*)")
 
 
@@ -182,7 +183,7 @@ def _approved(case: PromotionCase, rule: Approvals) -> tuple[tuple[int, ...], li
 
 
 def gathered(reasons: Sequence[str]) -> list[str]:
-    """Return reasons with the gates that say the same named together."""
+    """Return reasons with the gates that say the same named together, after what stands alone."""
     found: dict[str, list[str]] = {}
     for reason in reasons:
         match = _OF_A_GATE.fullmatch(reason)
@@ -192,6 +193,13 @@ def gathered(reasons: Sequence[str]) -> list[str]:
         if not gates
         else f"the gate {gates[0]} {said}"
         if len(gates) == 1
-        else f"each of the gates {', '.join(gates)} {said}"
-        for said, gates in found.items()
+        else f"each of the gates {_listed(gates)} {said}"
+        # Many gates that say the same have one cause, and it is seldom what decides.
+        for said, gates in sorted(found.items(), key=lambda one: len(one[1]) > 1)
     ]
+
+
+def _listed(gates: Sequence[str]) -> str:
+    shown = gates if len(gates) <= _MOST_NAMED else gates[: _MOST_NAMED - 1]
+    left = len(gates) - len(shown)
+    return ", ".join(shown) + (f" and {left} more" if left else "")

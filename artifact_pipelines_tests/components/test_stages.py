@@ -1,5 +1,11 @@
 """A stage moves with proof, and says what to do when it does not move."""
 
+from typing import Any, NoReturn
+
+import pytest
+
+from artifact_pipelines.errors import ConflictError
+from artifact_pipelines.registry import Registry
 from artifact_pipelines_tests.world import PROJECT, World
 
 
@@ -53,6 +59,27 @@ def test_staging_without_a_model_that_passed_says_why(world: World) -> None:
 
     assert "there is no model yet" in nothing.failure
     assert "churn/v3: the gate accuracy_min failed" in failed.failure
+
+
+def test_a_stage_that_is_to_move_if_it_can_stays_where_it_cannot(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: Any = {"staging": {"if_ready": True}}
+    nothing = world.materialize("promote_staging", **asked)
+    model(world, "run-1")
+    with monkeypatch.context() as patched:
+        patched.setattr(Registry, "promote", _moved_meanwhile)
+        beaten = world.materialize("promote_staging", **asked)
+    moved = world.materialize("promote_staging", **asked)
+    again = world.materialize("promote_staging", **asked)
+
+    assert [one.success for one in (nothing, beaten, moved, again)] == [True] * 4
+    assert nothing.assets() == beaten.assets() == again.assets() == []
+    assert moved.shown("staging")["reference"] == "churn/v1"
+
+
+def _moved_meanwhile(_registry: Registry, reference: str, stage: str) -> NoReturn:
+    raise ConflictError(f"{stage} was moved while {reference} was to be promoted.")
 
 
 def test_production_asks_for_a_request_then_for_an_approval(world: World) -> None:

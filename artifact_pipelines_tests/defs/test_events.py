@@ -20,13 +20,35 @@ def test_a_run_from_outside_arrives_in_staging_by_itself(daemon: Daemon) -> None
 
     assert daemon.world.instance.get_dynamic_partitions("churn_runs") == ["elsewhere"]
     assert stages(daemon.world) == {"staging": "churn/v1"}
-    assert len(daemon.launched) == 2
+    # One Dagster run has judged it and moved the stage.
+    assert len(daemon.launched) == 1
     (run,) = daemon.materializations("training_run")
     (checkpoints,) = daemon.materializations("checkpoints")
     assert run.partition == checkpoints.partition == "elsewhere"
     with daemon.world.registry() as registry:
         view = registry.run(PROJECT, "elsewhere")
     assert (run.tags or {})["dagster/data_version"] == view.artifact.id
+
+
+def test_a_stage_waits_for_the_run_that_may_move_it(daemon: Daemon) -> None:
+    world = daemon.world
+    outside(world, "elsewhere")
+    with world.registry() as registry:
+        registry.set_policy(PROJECT, world.policy)
+        registry.evaluate(PROJECT, "elsewhere")
+    job = world.definitions().resolve_implicit_global_asset_job_def()
+    keys = frozenset(dg.AssetKey([PROJECT, asset]) for asset in ("candidate", "staging"))
+    going_on = world.instance.create_run_for_job(
+        job_def=job, asset_selection=keys, tags={"dagster/partition": "other"}
+    )
+    daemon.tick()
+    waiting = list(daemon.launched)
+    world.instance.report_run_failed(going_on)
+    daemon.until_idle()
+
+    assert waiting == []
+    assert [key.rpartition("/")[0].endswith("/staging") for key in daemon.launched] == [True]
+    assert stages(world) == {"staging": "churn/v1"}
 
 
 def test_what_dagster_trained_is_not_reported_or_judged_again(daemon: Daemon) -> None:
@@ -64,7 +86,7 @@ def test_nothing_is_lost_or_repeated_when_the_daemon_dies_before_the_cursor(
     daemon.until_idle()
 
     assert len(daemon.materializations("training_run")) == 1
-    assert len(daemon.launched) == 2
+    assert len(daemon.launched) == 1
     assert stages(daemon.world) == {"staging": "churn/v1"}
 
 
@@ -262,7 +284,9 @@ def test_the_sensor_ticks_under_dagster(world: World) -> None:
 
     assert found.run_requests is not None
     (request,) = found.run_requests
-    assert request.asset_selection == [dg.AssetKey([PROJECT, "candidate"])]
+    assert request.asset_selection == [
+        dg.AssetKey([PROJECT, asset]) for asset in ("candidate", "staging")
+    ]
     assert {key.name for key in request.asset_check_keys or ()} == {
         "accuracy_min",
         "integrity",

@@ -211,7 +211,16 @@ def test_gates_that_say_the_same_are_named_together() -> None:
     ]
 
     assert gathered(reasons) == [
-        f"each of the gates a, b {old}",
         "it has 0 of 1 approvals",
         "the gate c failed",
+        f"each of the gates a, b {old}",
+    ]
+
+
+def test_of_many_gates_that_say_the_same_a_few_are_named() -> None:
+    said = [gathered([f"the gate {name} failed" for name in names]) for names in ("abcd", "abcde")]
+
+    assert said == [
+        ["each of the gates a, b, c, d failed"],
+        ["each of the gates a, b, c and 2 more failed"],
     ]

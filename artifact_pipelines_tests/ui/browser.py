@@ -62,7 +62,8 @@ def demonstrated(folder: Path) -> Iterator[str]:
             cwd=ROOT,
             env=environment,
             check=True,
-            capture_output=True,
+            # What goes wrong is said on standard error.
+            stdout=subprocess.DEVNULL,
         )
     with _dagster(home, environment) as address:
         yield address
