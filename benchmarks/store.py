@@ -13,6 +13,7 @@ import functools
 import hashlib
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -346,10 +347,13 @@ def peers(report: Report, cache: Path, work: Path) -> None:
         # Beside each of them once more, since a shared machine is never the same twice.
         home = work / "home"
         with open_registry(home, actor="bench") as registry:
+            begun = time.process_time()
             ours = timed(functools.partial(store, registry, cache, *series))
+            spent = time.process_time() - begun
         shutil.rmtree(home)
         place = work / "peer"
         place.mkdir()
+        before = children()
         try:
             taken = run(folders, place)
         finally:
@@ -361,7 +365,8 @@ def peers(report: Report, cache: Path, work: Path) -> None:
             f"ingest / {name}",
             ours / taken,
             limit,
-            f"{ours:.2f} s against {taken:.2f} s",
+            f"{ours:.2f} s against {taken:.2f} s, "
+            f"CPU {spent:.1f} against {children() - before:.1f}",
         )
 
 
@@ -490,6 +495,12 @@ def timed(work: Callable[[], object]) -> float:
     begun = time.perf_counter()
     work()
     return time.perf_counter() - begun
+
+
+def children() -> float:
+    """Return the CPU-seconds of the processes that have ended so far."""
+    found = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return found.ru_utime + found.ru_stime
 
 
 def call(command: list[str], environ: dict[str, str], cwd: Path | None = None) -> None:

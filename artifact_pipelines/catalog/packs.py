@@ -104,6 +104,23 @@ def open_pack(tx: Transaction, session: str, pack: str) -> None:
     )
 
 
+def look(conn: Connection, keys: Sequence[str]) -> tuple[set[str], set[str]]:
+    """Return the whole ones among some chunks, and the packs that they are read from.
+
+    Nothing is claimed: this tells a writer who has claimed those packs before that it need not
+    do so again, and one that knows of none that there is nothing to claim.
+    """
+    rows = _chunk_rows(conn, keys)
+    bases = _bases(conn, rows)
+    hurt = damaged(conn, [*rows, *bases]) if rows else {}
+    whole = {
+        key: row
+        for key, row in rows.items()
+        if key not in hurt and row.base not in hurt and (row.base is None or row.base in bases)
+    }
+    return set(whole), _packs_behind(conn, whole)
+
+
 def claim(tx: Transaction, session: str, keys: Sequence[str]) -> dict[str, sa.Row[Any]]:
     """Return where the known ones among some chunks are, safe from prune for this session.
 

@@ -49,6 +49,7 @@ class Session:
         self.scope = scope
         self.cold = cold
         self._known: set[str] = set()
+        self._claimed: set[str] = set()
         self._spared = 0
         self._registry = registry
         self._writer: PackWriter | None = None
@@ -113,7 +114,14 @@ class Session:
     def _unclaimed(self, keys: list[str]) -> set[str]:
         asked = [key for key in keys if key not in self._known and key not in self.placed]
         if asked:
-            self._known.update(self._write(packs.claim, self.id, asked))
+            # No pack that is claimed goes away, and none of its chunks is moved.
+            found, behind = self._registry.catalog.read(packs.look, asked)
+            if behind <= self._claimed:
+                self._known |= found
+            else:
+                rows = self._write(packs.claim, self.id, asked)
+                self._known |= rows.keys()
+                self._claimed |= {row.pack for row in rows.values()}
         return {key for key in asked if key not in self._known}
 
     def _room(self, length: int) -> PackWriter:

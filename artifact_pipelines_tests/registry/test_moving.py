@@ -186,6 +186,28 @@ def test_what_deduplication_spares_a_writer_is_spent_on_coding(
     assert all_closed(registry)
 
 
+def test_a_pack_is_claimed_before_it_is_relied_on_and_only_once(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (made,) = trained(registry, steps=1, finish=False)
+    there = registry.publication_of(made.id, made.session).keys()
+    claim, claims = packs.claim, list[list[str]]()
+
+    def counted(tx: Transaction, session: str, keys: list[str]) -> Mapping[str, Any]:
+        claims.append(keys)
+        return claim(tx, session, keys)
+
+    monkeypatch.setattr(packs, "claim", counted)
+    session = sessions.Session(registry, "writer")
+    assert session._unclaimed(["0" * 64]) == {"0" * 64}
+    assert claims == []
+    for key in there:
+        assert session._unclaimed([key, "1" * 64]) == {"1" * 64}
+    session.abandon()
+
+    assert claims == [[there[0], "1" * 64]]
+
+
 def test_what_is_new_throughout_is_written_as_it_is(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
