@@ -39,6 +39,7 @@ Html = Annotated[
 
 _WORDS = {"forget": "go", "slim": "become slim", "archive": "are archived", "keep": "stay"}
 _ORDER = list(_WORDS)
+_STAY_SHOWN = 50
 References = Annotated[
     list[str],
     typer.Argument(
@@ -557,6 +558,8 @@ def _show_plan(plan: shapes.Shape, *, as_json: bool) -> None:
         show_json(plan)
         return
     items, totals = plan["items"], plan["totals"]
+    stays = [item for item in items if item["action"] == "keep"]
+    shown = [item for item in items if item["action"] != "keep"] + stays[:_STAY_SHOWN]
     show_table(
         f"Plan {short(str(plan['plan']))} for {plan['project']} ({plan['state']})",
         ("=artifact", "=becomes", "#size", "because"),
@@ -567,9 +570,11 @@ def _show_plan(plan: shapes.Shape, *, as_json: bool) -> None:
                 size(item["size_bytes"]),
                 "; ".join(item["reasons"]),
             )
-            for item in sorted(items, key=lambda item: _ORDER.index(item["action"]))
+            for item in sorted(shown, key=lambda item: _ORDER.index(item["action"]))
         ],
     )
+    if len(shown) < len(items):
+        say(f"… and {len(items) - len(shown)} more that stay; --json and --html list them all.")
     goes = totals["forget"]
     counts = [
         f"{totals[action]['artifacts']} {words} ({size(totals[action]['size_bytes'])})"

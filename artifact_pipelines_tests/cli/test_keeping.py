@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from artifact_pipelines.cli import keeping
 from artifact_pipelines.cli.output import printable, short, size
 from artifact_pipelines.registry import Registry
 from artifact_pipelines_tests.building import promoted, run, tensors, trained
@@ -34,6 +35,20 @@ def test_a_plan_is_approved_applied_and_pruned(
     assert before - after == pruned["freed_bytes"] > 0
     assert pruned["condemned"] == 0  # what went at once waits for nothing
     assert command("retention", "show", plan["plan"], "--json").json()["state"] == "applied"
+
+
+def test_a_long_plan_shows_all_that_goes_and_some_that_stays(
+    command: Command, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "_STAY_SHOWN", 2)
+    promoted(registry, "a", seed=1)
+    run(registry, "b", steps=6, seed=2)
+    plan = registry.plan_retention("digits")
+    said = command("retention", "plan", "digits")
+
+    goes = plan.chosen("forget")
+    assert all(item.reference in said.out for item in goes)
+    assert f"… and {len(plan.items) - len(goes) - 2} more that stay" in said.out
 
 
 def test_an_interrupted_apply_says_how_to_go_on(

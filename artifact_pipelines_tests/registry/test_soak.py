@@ -21,7 +21,8 @@ def place(request: pytest.FixtureRequest, databases: Databases, tmp_path: Path) 
 @pytest.mark.timeout(1_200)
 def test_five_minutes_of_everything_at_once_lose_nothing(place: Place) -> None:
     found = soak(place, 300, writers=16, collectors=4, readers=4)
+    least = 100 if place.store_url is None else 20  # a process takes seconds to begin there
 
     assert found["unreadable"] == 0
     assert (found["lost"], found["disagreements"], found["problems"]) == ([], [], [])
-    assert min(found["published"], found["collected"], found["killed"]) > 100
+    assert min(found["published"], found["collected"], found["killed"]) > least
