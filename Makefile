@@ -30,8 +30,8 @@ dev: $(INSTALLED) ## Open the Dagster UI on what the demo left (PORT=3000)
 	if [ ! -e "$$home/catalog.db" ]; then echo "$$home is empty so far; 'make demo' fills it." >&2; fi && \
 	ARTIFACT_PIPELINES_HOME="$$home" DAGSTER_HOME="$$home/dagster" PATH="$(CURDIR)/$(BIN):$$PATH" \
 		PYTHONWARNINGS='ignore:Function `dev_command` is superseded' && \
-		export ARTIFACT_PIPELINES_HOME DAGSTER_HOME PATH PYTHONWARNINGS && cd "$$home" && \
-		exec $(CURDIR)/$(BIN)/dagster dev -w $(CURDIR)/workspace.yaml -p $(PORT) $(ARGS)
+		export ARTIFACT_PIPELINES_HOME DAGSTER_HOME PATH PYTHONWARNINGS && \
+		exec $(BIN)/dagster dev -w workspace.yaml -p $(PORT) $(ARGS)
 
 test: $(INSTALLED) ## Run the tests, as a change must pass them (WORKERS=2 processes)
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)

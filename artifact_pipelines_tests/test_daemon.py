@@ -1,5 +1,6 @@
 """Dagster's own daemon, as a process: what trained elsewhere arrives in staging, once."""
 
+import json
 import os
 import signal
 import socket
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.error import URLError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import dagster as dg
 import pytest
@@ -21,6 +22,11 @@ ROOT = Path(__file__).parent.parent
 PROJECT = "churn"
 PATIENCE = 150.0  # seconds, of a machine that is busy with other things
 
+LOCATIONS = """
+{ workspaceOrError { ... on Workspace { locationEntries {
+  name locationOrLoadError { __typename ... on PythonError { message } }
+} } } }
+"""
 TRAINER = """\
 import sys
 
@@ -97,9 +103,7 @@ class Workspace:
 
         Everything of it is killed.
         """
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = _free_port()
         log = self.log
         with log.open("ab") as output:
             process = subprocess.Popen(
@@ -217,6 +221,43 @@ def test_dg_dev_trains_a_project_that_was_just_made_again_by_cron(workspace: Wor
         assert all(name.startswith("sched-") for name in trained)
         assert len(trained) == len(set(trained))
         assert registry.verify_ledger().ok
+
+
+@pytest.mark.deep
+@pytest.mark.timeout(600)
+def test_make_dev_shows_the_platform_and_the_example(tmp_path: Path) -> None:
+    port = _free_port()
+    environment = {name: text for name, text in os.environ.items() if "PYTHONPATH" not in name}
+    with (tmp_path / "log").open("wb") as output:
+        process = subprocess.Popen(
+            ["make", "dev", f"PORT={port}", "ARGS=-h 127.0.0.1"],  # noqa: S607 (whichever make)
+            cwd=ROOT,
+            env=environment | {"ARTIFACT_PIPELINES_HOME": str(tmp_path / "home")},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        _wait_for(lambda: _answers(port), (tmp_path / "log").read_text)
+        asked = json.dumps({"query": LOCATIONS}).encode()
+        address = f"http://127.0.0.1:{port}/graphql"
+        request = Request(address, asked, {"Content-Type": "application/json"})
+        with urlopen(request, timeout=60) as answer:  # noqa: S310 (ours)
+            said = json.load(answer)["data"]["workspaceOrError"]["locationEntries"]
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    assert {entry["name"]: entry["locationOrLoadError"]["__typename"] for entry in said} == {
+        "artifact_pipelines": "RepositoryLocation",
+        "digits_project": "RepositoryLocation",
+    }, said
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _going_on(home: Path) -> bool:

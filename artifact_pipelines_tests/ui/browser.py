@@ -79,9 +79,9 @@ def _dagster(home: Path, environment: dict[str, str]) -> Iterator[str]:
         process = subprocess.Popen(
             [
                 *(str(Path(sys.executable).parent / "dagster"), "dev"),
-                *("-w", str(ROOT / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(port)),
+                *("-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)),
             ],
-            cwd=home,
+            cwd=ROOT,
             env=environment,
             stdout=log,
             stderr=subprocess.STDOUT,
