@@ -1,5 +1,6 @@
 """Shards on several processes and on Celery's workers, some of which are killed half-way."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -69,11 +70,13 @@ class Cluster:
         folder: Where everything is.
         environment: What its processes are started with.
         workers: Celery's workers, by name.
+        runs: What was started to be materialized.
     """
 
     folder: Path
     environment: dict[str, str]
     workers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    runs: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def registry(self) -> Registry:
         """Open the registry."""
@@ -114,7 +117,7 @@ class Cluster:
         """Start the materialization of an asset."""
         name = asset.replace("/", "__")
         config = {"ops": {name: {"config": asked}}} if asked else {}
-        return subprocess.Popen(
+        run = subprocess.Popen(
             [
                 *(sys.executable, "-m", "dagster", "asset", "materialize", "--select", asset),
                 *("-m", module, "--config-json", json.dumps(config)),
@@ -125,6 +128,8 @@ class Cluster:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        self.runs.append(run)
+        return run
 
     def shown(self, asset: str) -> tuple[dict[str, Any], list[str], list[str]]:
         """Return what an asset shows, the shards that were done, and who was given shards."""
@@ -165,7 +170,7 @@ def cluster(postgres: Postgres, tmp_path: Path) -> Iterator[Cluster]:
     environment = {
         **{name: text for name, text in os.environ.items() if "DAGSTER" not in name},
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": os.pathsep.join([str(tmp_path / "early"), str(ROOT), *sys.path[:0]]),
+        "PYTHONPATH": f"{tmp_path / 'early'}{os.pathsep}{ROOT}",
         "ARTIFACT_PIPELINES_HOME": str(tmp_path / "home"),
         "ARTIFACT_PIPELINES_CATALOG_URL": postgres.catalog(),
         "ARTIFACT_PIPELINES_INBOX": str(tmp_path / "inbox"),
@@ -181,6 +186,10 @@ def cluster(postgres: Postgres, tmp_path: Path) -> Iterator[Cluster]:
         yield made
     for name in list(made.workers):
         made.kill_worker(name)
+    for run in made.runs:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
 
 
 @pytest.fixture
