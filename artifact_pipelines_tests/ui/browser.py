@@ -109,6 +109,10 @@ def _answers(address: str) -> bool:
         return False
 
 
+def _colours(response: Any) -> bool:  # noqa: ANN401 (Playwright may not be installed)
+    return "AssetGraphLiveQuery" in (response.request.post_data or "")
+
+
 class Page:
     """A tab of a browser that looks at Dagster's UI.
 
@@ -151,7 +155,9 @@ class Page:
 
     def graph(self) -> None:
         """Open the graph of the example."""
-        self.open("/locations/digits_project/asset-groups/digits", "training_run", "production")
+        # What each asset is comes after its name, and colours it.
+        with self.tab.expect_response(_colours):
+            self.open("/locations/digits_project/asset-groups/digits", "training_run", "production")
 
     def checkpoints(self, run: str) -> None:
         """Open the page of a run's checkpoints."""
