@@ -20,6 +20,7 @@ from artifact_pipelines.domain.signing import SignedStatement
 from artifact_pipelines.domain.stage import decide_rollback, gathered
 from artifact_pipelines.domain.verdict import Verdict
 from artifact_pipelines.errors import (
+    KeyMissingError,
     LedgerError,
     PolicyError,
     PromotionRefusedError,
@@ -531,7 +532,13 @@ class Promoting(Entrusting, Describing):
         yield "committed"
         self.export_leaves()
         yield "exported"
-        self.sign_head()
+        try:
+            self.sign_head()
+        except KeyMissingError as error:
+            raise KeyMissingError(
+                f"{model.project}@{stage} was moved to {model.reference} (leaf {seq}), which is "
+                f"served when a tree head covers it: {error}"
+            ) from error
         yield "signed"
         return Promotion(
             f"{model.project}@{stage}",
