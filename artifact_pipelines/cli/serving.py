@@ -7,7 +7,13 @@ import typer
 
 from artifact_pipelines.cli import shapes, training
 from artifact_pipelines.cli.annotating import said_about, show_said
-from artifact_pipelines.cli.opening import listing, make_importable, projects, reading
+from artifact_pipelines.cli.opening import (
+    declared_policy,
+    listing,
+    make_importable,
+    projects,
+    reading,
+)
 from artifact_pipelines.cli.output import (
     Json,
     Yes,
@@ -30,6 +36,7 @@ if TYPE_CHECKING:
 
     from artifact_pipelines.domain.verdict import Verdict
     from artifact_pipelines.registry import Registry
+    from artifact_pipelines.registry.promoting import PolicySet
     from artifact_pipelines.registry.reading import Artifact
 
 models = typer.Typer(help="Models, and what the stages serve.", no_args_is_help=True)
@@ -173,12 +180,14 @@ def evaluate_run(
 ) -> None:
     """Judge a run's best checkpoints by the policy in force; exit 1 where none passes.
 
-    The project's functions are imported from here or from the workspace around. What was judged
-    under this policy, against the model now in production, is not judged again.
+    The policy is the one that the project's files declare, where the workspace around this folder
+    lists them: it comes into force as when Dagster executes an asset of the project. What was
+    judged under it, against the model now in production, is not judged again.
     """
     make_importable()
     with reading() as registry:
         found = registry.find(reference)
+        policy = _policy_in_force(registry, found.project)
         run = _origin(registry, found).name if found.kind == "model" else found.name
         evaluation = registry.evaluate(found.project, run)
         rows = [
@@ -192,7 +201,7 @@ def evaluate_run(
         ]
     if as_json:
         chosen = None if evaluation.chosen is None else evaluation.chosen.reference
-        show_json({"chosen": chosen, "models": rows})
+        show_json({"chosen": chosen, "policy": policy.digest, "models": rows})
     else:
         for attempt in evaluation.attempts:
             show_verdicts(attempt.model.reference, attempt.verdicts)
@@ -200,6 +209,7 @@ def evaluate_run(
             say(f"No model of {found.project}/{run} passes every gate.")
         else:
             say(f"{evaluation.chosen.reference} passes every gate.")
+        say(f"The policy is {short(policy.digest)}, in force since {moment(policy.time)}.")
     if evaluation.chosen is None:
         raise typer.Exit(1)
 
@@ -408,6 +418,19 @@ def _row(registry: "Registry", model: "Artifact", stages: "dict[str, Artifact]")
         },
         "checkpoint": _origin(registry, model).reference,
     }
+
+
+def _policy_in_force(registry: "Registry", project: str) -> "PolicySet":
+    """Return the policy that judges, after the one that the files here declare was set."""
+    declared = declared_policy(project)
+    if declared is None:
+        return registry.policy_set(project)
+    before = registry.policy_digest(project)
+    if before != declared.digest:
+        registry.set_policy(project, declared)
+        was = "" if before is None else f", in place of {short(before)}"
+        note(f"The policy {short(declared.digest)} of {project}'s files is in force now{was}.")
+    return registry.policy_set(project)
 
 
 def _origin(registry: "Registry", model: "Artifact") -> "Artifact":

@@ -36,6 +36,7 @@ from artifact_pipelines.registry.signing_off import Proof
 from artifact_pipelines.registry.steps import Steps
 
 _LEAF: Final = "urn:artifact-pipelines:leaf:"
+_NO_POLICY: Final = "the project {!r} has no policy; materialize one of its assets first."
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,21 @@ class Resolved:
     seq: int
     proof: Proof
     pending: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySet:
+    """A policy that came into force.
+
+    Attributes:
+        digest: The policy.
+        seq: The leaf that set it.
+        time: When.
+    """
+
+    digest: str
+    seq: int
+    time: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +149,7 @@ class Promoting(Entrusting, Describing):
             SchemaRefusedError: A layout would leave consumers unable to read.
         """
         naming.check_own_project(project)
-        if self._policy_digest(project) == policy.digest:
+        if self.policy_digest(project) == policy.digest:
             return policy.digest
         for gate in policy.gates:
             if isinstance(gate, Schema) and isinstance(gate.layout, dict):
@@ -178,12 +194,33 @@ class Promoting(Entrusting, Describing):
         Raises:
             PolicyError: The project has none.
         """
-        found = self._policy_digest(project)
+        found = self.policy_digest(project)
         if found is None:
-            raise PolicyError(
-                f"the project {project!r} has no policy; materialize one of its assets first."
-            )
+            raise PolicyError(_NO_POLICY.format(project))
         return Policy.decode(self.store.get_object(found))
+
+    def policy_digest(self, project: str) -> str | None:
+        """Return the digest of the policy in force, or nothing where there is none."""
+        table = tables.policy
+        statement = sa.select(table.c.digest).where(table.c.project == project)
+        return self.catalog.read(lambda conn: conn.execute(statement).scalar())
+
+    def policy_set(self, project: str) -> PolicySet:
+        """Return which policy is in force, and since when.
+
+        Raises:
+            PolicyError: The project has none.
+        """
+        table, leaf = tables.policy, tables.leaf
+        statement = (
+            sa.select(table.c.digest, table.c.seq, leaf.c.time)
+            .join(leaf, leaf.c.seq == table.c.seq)
+            .where(table.c.project == project)
+        )
+        row = self.catalog.read(lambda conn: conn.execute(statement).first())
+        if row is None:
+            raise PolicyError(_NO_POLICY.format(project))
+        return PolicySet(row.digest, row.seq, row.time)
 
     # Requests and approvals
 
@@ -569,11 +606,6 @@ class Promoting(Entrusting, Describing):
                 f"write a model such as {found.project}/v1."
             )
         return found
-
-    def _policy_digest(self, project: str) -> str | None:
-        table = tables.policy
-        statement = sa.select(table.c.digest).where(table.c.project == project)
-        return self.catalog.read(lambda conn: conn.execute(statement).scalar())
 
     def _pointer(self, project: str, stage: str) -> tuple[str | None, int]:
         table = tables.stage

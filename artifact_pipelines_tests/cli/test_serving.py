@@ -183,12 +183,15 @@ def test_a_deployment_polls_with_the_tag_it_got(command: Command, registry: Regi
     assert (moved.json()["reference"], moved.json()["tag"] > first["tag"]) == ("digits/v2", True)
 
 
-def test_a_run_is_judged_again_where_it_must_be(command: Command, registry: Registry) -> None:
+def test_a_run_is_judged_again_where_it_must_be(
+    command: Command, registry: Registry, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     promoted(registry, "a")
     model = candidate(registry, "b", seed=2)
     approve(registry, model)
     promoted(registry, "c", seed=3)
     refused = command("model", "promote", model.reference, *PRODUCTION)
+    monkeypatch.chdir(home.parent)  # away from the example of the same name
     judged = command("model", "evaluate", model.reference, "--json")
     again = command("model", "evaluate", "digits/b")
 
@@ -201,7 +204,10 @@ def test_a_run_is_judged_again_where_it_must_be(command: Command, registry: Regi
     assert "was judged against" not in command("model", "promote", "digits/v2", *PRODUCTION).err
 
 
-def test_a_run_that_fails_its_gates_says_so(command: Command, registry: Registry) -> None:
+def test_a_run_that_fails_its_gates_says_so(
+    command: Command, registry: Registry, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home.parent)
     promoted(registry, "a")
     run(registry, "b", seed=5)
     registry.set_policy("digits", Policy.of({"gates": [{"formats": ["json"]}]}))
@@ -210,6 +216,7 @@ def test_a_run_that_fails_its_gates_says_so(command: Command, registry: Registry
     assert said.code == 1
     assert "No model of digits/b passes every gate." in said.out
     assert "FAILED" in said.out
+    assert f"The policy is {registry.policy('digits').digest[:12]}, in force since" in said.out
 
 
 def test_a_rollback_is_rehearsed(command: Command, registry: Registry, home: Path) -> None:

@@ -1,20 +1,23 @@
 """A project that `init` began loads, trains and is listed as it stands; nothing is overwritten."""
 
 import importlib
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import dagster as dg
+import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import save
 
 from artifact_pipelines.cli import starting
 from artifact_pipelines.components.candidates import POLICY
 from artifact_pipelines.errors import ConfigurationError, ConflictError
 from artifact_pipelines.registry import open_registry
-from artifact_pipelines_tests.cli.conftest import Command
+from artifact_pipelines_tests.cli.conftest import Command, Said
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -194,6 +197,49 @@ def test_the_project_trains_and_arrives_in_staging(
         assert len(registry.checkpoints("begun", "first")) == 5
     candidate = definitions.resolve_asset_graph().get(dg.AssetKey(["begun", "candidate"]))
     assert POLICY in candidate.metadata
+
+
+def test_an_edited_policy_judges_the_next_model(
+    place: Path, home: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command("init", "edited")
+    file = place / "edited/edited_project/defs/edited/defs.yaml"
+    monkeypatch.setattr(sys, "path", [*sys.path, str(place / "edited")])
+    rows = io.BytesIO()
+    importlib.import_module("edited_project.data").load("holdout").to_parquet(rows, index=False)
+    with open_registry(home) as registry:
+        registry.publish_dataset("edited", "holdout", {"data.parquet": rows.getvalue()})
+        run = registry.start_run("edited", "one")
+        weights = save({"weights": np.array([-0.48, -2.88, 1.4, 0.0])})
+        registry.publish_checkpoint(run, {"model.safetensors": weights}, step=1)
+        registry.finish_run(run, "finished")
+
+    def judged(text: str) -> Said:
+        file.write_text(text)
+        for name in [name for name in sys.modules if name.startswith("edited_project")]:
+            monkeypatch.delitem(sys.modules, name)
+        return command("model", "evaluate", "edited/one", "--json")
+
+    easy = file.read_text()
+    passed, failed = judged(easy), judged(easy.replace("min: 0.75", "min: 0.99"))
+    broken = judged(easy.replace("min: 0.75", "min: [0.99"))
+    wrong = judged(easy.replace("min: 0.75", "mim: 0.75"))
+    (place / "workspace.yaml").unlink()
+    monkeypatch.chdir(place / "edited")
+    alone = judged(easy)
+    (place / "edited/pyproject.toml").unlink()
+    elsewhere = judged(easy.replace("min: 0.75", "min: 0.99"))
+
+    assert (passed.code, failed.code) == (0, 1), passed.err + failed.err
+    assert "files is in force now." in passed.err
+    was = passed.json()["policy"]
+    assert f"is in force now, in place of {was[:12]}." in failed.err
+    assert (broken.code, wrong.code) == (2, 2)
+    assert "defs.yaml" in broken.err
+    assert "defs.yaml" in wrong.err
+    assert "mim" in wrong.err
+    assert (alone.code, alone.json()["policy"]) == (0, was)
+    assert (elsewhere.code, elsewhere.json()["policy"]) == (0, was)
 
 
 @pytest.mark.deep
