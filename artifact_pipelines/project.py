@@ -11,6 +11,7 @@ import dagster as dg
 from artifact_pipelines.components.declaration import explained
 from artifact_pipelines.components.model_pipeline import ModelPipeline
 from artifact_pipelines.defs.location import carried
+from artifact_pipelines.errors import ConfigurationError
 
 
 def load_project(file: str, beside: dg.Definitions | None = None) -> dg.Definitions:
@@ -34,7 +35,7 @@ def load_project(file: str, beside: dg.Definitions | None = None) -> dg.Definiti
             whole = loaded if beside is None else dg.Definitions.merge(beside, loaded)
             return with_registry(whole, folder.name)
     except Exception as error:
-        clear = explained(error, ModelPipeline.model_fields)
+        clear = _unfinished(error, folder) or explained(error, ModelPipeline.model_fields)
         if clear is None:
             raise
         # Dagster's long chain says where it was at work; the sentence says what to mend.
@@ -49,6 +50,22 @@ def with_registry(definitions: dg.Definitions, location: str) -> dg.Definitions:
         location: The name of the code location.
     """
     return dg.Definitions.merge(definitions, carried(definitions, location))
+
+
+def _unfinished(error: Exception, folder: Path) -> ConfigurationError | None:
+    """Return what a folder lacks to be a project of Dagster's, where that is what is wrong."""
+    package = folder.name
+    if isinstance(error, ModuleNotFoundError) and error.name == f"{package}.defs":
+        return ConfigurationError(
+            f"{folder} has no folder defs/; a project's YAML is {package}/defs/<project>/defs.yaml."
+        )
+    if isinstance(error, dg.DagsterError) and "find config file" in str(error):
+        return ConfigurationError(
+            f"no pyproject.toml above {folder} has a [tool.dg]; write one in {folder.parent}: "
+            f'[tool.dg] with directory_type = "project", and [tool.dg.project] with '
+            f'root_module = "{package}".'
+        )
+    return None
 
 
 @contextmanager

@@ -63,7 +63,8 @@ def project(
     for place in (folder, folder / "defs"):
         (place / "__init__.py").touch()
     (folder / "data.py").write_text(DATA)
-    (folder / "defs/churn/defs.yaml").write_text(blocks["defs/churn/defs.yaml"])
+    declared = "churn_project/defs/churn/defs.yaml"
+    (tmp_path / declared).write_text(blocks[declared])
     (folder / "train.py").write_text(blocks["churn_project/train.py"] + STEPS)
     (folder / "definitions.py").write_text(blocks["churn_project/definitions.py"])
     yield tmp_path

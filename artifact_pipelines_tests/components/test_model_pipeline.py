@@ -73,6 +73,20 @@ def load(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Load]:
         del sys.modules[module]
 
 
+def test_a_folder_that_is_no_project_yet_says_what_it_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    package = tmp_path / "unfinished_project"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    with pytest.raises(ConfigurationError, match=r"has a \[tool\.dg\]; write one"):
+        load_project(str(package / "definitions.py"))
+    (tmp_path / "pyproject.toml").write_text(PYPROJECT.format(name=package.name))
+    with pytest.raises(ConfigurationError, match=r"has no folder defs/; a project's YAML is"):
+        load_project(str(package / "definitions.py"))
+
+
 def test_a_yaml_becomes_a_code_location(load: Load) -> None:
     definitions = load(YAML)
 
