@@ -178,7 +178,7 @@ def evaluate_run(
     *,
     as_json: Json = False,
 ) -> None:
-    """Judge a run's best checkpoints by the policy in force; exit 1 where none passes.
+    """Judge a model, or a run's best checkpoints, by the policy in force; exit 1 where none passes.
 
     The policy is the one that the project's files declare, where the workspace around this folder
     lists them: it comes into force as when Dagster executes an asset of the project. What was
@@ -187,26 +187,44 @@ def evaluate_run(
     make_importable()
     with reading() as registry:
         found = registry.find(reference)
+        if found.kind not in {"model", "training_run"}:
+            raise UnknownArtifactError(
+                f"{found.reference} is a {str(found.kind).replace('_', ' ')}; write a run, or a "
+                f"model such as {found.project}/v1."
+            )
         policy = _policy_in_force(registry, found.project)
-        run = _origin(registry, found).name if found.kind == "model" else found.name
-        evaluation = registry.evaluate(found.project, run)
+        if found.kind == "model":
+            what, evaluation = found.reference, registry.evaluate_model(found.id)
+        else:
+            what = f"model of {found.reference}"
+            evaluation = registry.evaluate(found.project, found.name)
         rows = [
             shapes.artifact(attempt.model)
             | {
                 "passed": attempt.passed,
                 "checkpoint": attempt.checkpoint.reference,
+                "succeeds": None if attempt.succeeds is None else attempt.succeeds.reference,
                 "verdicts": [shapes.verdict(one) for one in attempt.verdicts],
             }
             for attempt in evaluation.attempts
         ]
     if as_json:
         chosen = None if evaluation.chosen is None else evaluation.chosen.reference
-        show_json({"chosen": chosen, "policy": policy.digest, "models": rows})
+        skipped = [gone.reference for gone in evaluation.skipped]
+        show_json({"chosen": chosen, "policy": policy.digest, "models": rows, "skipped": skipped})
     else:
+        for gone in evaluation.skipped:
+            say(f"{gone.reference} was passed over: it was forgotten.")
         for attempt in evaluation.attempts:
+            if attempt.succeeds is not None:
+                say(
+                    f"{attempt.model.reference} was made from the checkpoint of "
+                    f"{attempt.succeeds.reference}, because there is other evaluation data now."
+                )
             show_verdicts(attempt.model.reference, attempt.verdicts)
         if evaluation.chosen is None:
-            say(f"No model of {found.project}/{run} passes every gate.")
+            no = "does not pass" if found.kind == "model" else "passes"
+            say(f"{'' if found.kind == 'model' else 'No '}{what} {no} every gate.")
         else:
             say(f"{evaluation.chosen.reference} passes every gate.")
         say(f"The policy is {short(policy.digest)}, in force since {moment(policy.time)}.")

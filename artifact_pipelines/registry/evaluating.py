@@ -4,7 +4,7 @@ import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -39,12 +39,14 @@ class Attempt:
         model: The model made from it.
         verdicts: What the gates said.
         metrics: What it measured on the evaluation data.
+        succeeds: The former model of the same checkpoint, where a new one was made now.
     """
 
     checkpoint: Artifact
     model: Artifact
     verdicts: tuple[Verdict, ...]
     metrics: Mapping[str, float]
+    succeeds: Artifact | None = None
 
     @property
     def passed(self) -> bool:
@@ -59,10 +61,12 @@ class Evaluation:
     Attributes:
         attempts: The checkpoints that were tried, best first.
         chosen: The first model that passed every gate, or nothing.
+        skipped: The checkpoints that came before the last tried one and were forgotten.
     """
 
     attempts: tuple[Attempt, ...]
     chosen: Artifact | None
+    skipped: tuple[Artifact, ...] = ()
 
 
 class Evaluating(Publishing, Promoting, Tracing):
@@ -87,26 +91,44 @@ class Evaluating(Publishing, Promoting, Tracing):
                 f"the checkpoints of {view.artifact.reference} were forgotten, and so were the "
                 "models made from them: there is nothing left to judge."
             )
-        tries = policy.select.tries if policy.select else 1
+        left = policy.select.tries if policy.select else 1
         attempts: list[Attempt] = []
+        skipped: list[Artifact] = []
+        there = {checkpoint.id for checkpoint in checkpoints}
         with Sandbox(policy.limits.seconds, policy.limits.memory) as sandbox:
-            for checkpoint in _ranked(checkpoints, policy)[:tries]:
+            for checkpoint in _ranked(view.checkpoints, policy):
+                if not left or (attempts and attempts[-1].passed):
+                    break
+                if checkpoint.id not in there:
+                    skipped.append(checkpoint)
+                    continue
                 attempts.append(self._attempt(policy, checkpoint, sandbox))
-                if attempts[-1].passed:
-                    return Evaluation(tuple(attempts), attempts[-1].model)
-        return Evaluation(tuple(attempts), None)
+                left -= 1
+        chosen = attempts[-1].model if attempts[-1].passed else None
+        return Evaluation(tuple(attempts), chosen, tuple(skipped))
+
+    def evaluate_model(self, reference: str) -> Evaluation:
+        """Judge one model, whichever is its run's best, on the newest evaluation data.
+
+        Raises:
+            UnknownArtifactError: The reference names no model.
+            GoneError: It was forgotten.
+        """
+        model = self._model(reference)
+        if model.state != "live":
+            raise GoneError(f"{model.reference} was forgotten: there is nothing left to judge.")
+        policy = self.policy(model.project)
+        checkpoint = self.get(_checkpoint_of(model))
+        with Sandbox(policy.limits.seconds, policy.limits.memory) as sandbox:
+            evaluation = self._evaluation_set(model.project, policy)
+            tried = self._judged(policy, checkpoint, model, evaluation, sandbox)
+        return Evaluation((tried,), model if tried.passed else None)
 
     def _judgeable(self, project: str, checkpoints: Sequence[Artifact]) -> list[Artifact]:
         """Return the checkpoints whose bytes are there, a model's where their own are not."""
         if all(one.state == "live" for one in checkpoints):
             return list(checkpoints)
-        kept = {
-            item.id
-            for model in self.models(project)
-            if model.state == "live"
-            for item in model.record.inputs
-            if item.role == "checkpoint"
-        }
+        kept = {_checkpoint_of(one) for one in self.models(project) if one.state == "live"}
         return [one for one in checkpoints if one.state == "live" or one.id in kept]
 
     def _attempt(self, policy: Policy, checkpoint: Artifact, sandbox: Sandbox) -> Attempt:
@@ -115,7 +137,23 @@ class Evaluating(Publishing, Promoting, Tracing):
         inputs = (
             [] if evaluation is None else [Input(f"evaluation:{evaluation.name}", evaluation.id)]
         )
+        made = self.models(project, checkpoint.name)
+        former = [one for one in made if _checkpoint_of(one) == checkpoint.id]
         model = self.publish_model(checkpoint, inputs)
+        tried = self._judged(policy, checkpoint, model, evaluation, sandbox)
+        if not former or model.id in {one.id for one in former}:
+            return tried
+        return replace(tried, succeeds=former[-1])
+
+    def _judged(
+        self,
+        policy: Policy,
+        checkpoint: Artifact,
+        model: Artifact,
+        evaluation: Artifact | None,
+        sandbox: Sandbox,
+    ) -> Attempt:
+        project = model.project
         baseline = self.baseline(project)
         known = {
             verdict.gate: verdict
@@ -217,6 +255,11 @@ class Evaluating(Publishing, Promoting, Tracing):
                 "materialize it first."
             )
         return found[-1]
+
+
+def _checkpoint_of(model: Artifact) -> str:
+    """Return the id of the checkpoint that a model was made from."""
+    return next(one.id for one in model.record.inputs if one.role == "checkpoint")
 
 
 def _ranked(checkpoints: Sequence[Artifact], policy: Policy) -> list[Artifact]:

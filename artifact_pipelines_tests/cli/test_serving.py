@@ -216,6 +216,10 @@ def test_a_run_that_fails_its_gates_says_so(
     assert said.code == 1
     assert "No model of digits/b passes every gate." in said.out
     assert "FAILED" in said.out
+    named = command("model", "evaluate", "digits/v1")
+    assert (named.code, "digits/v1 does not pass every gate." in named.out) == (1, True)
+    other = command("model", "evaluate", "digits/b@1")
+    assert (other.code, "write a run, or a model" in other.err) == (2, True)
     assert f"The policy is {registry.policy('digits').digest[:12]}, in force since" in said.out
 
 

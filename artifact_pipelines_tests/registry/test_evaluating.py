@@ -116,11 +116,35 @@ def test_what_was_forgotten_is_judged_by_the_model_that_is_left_of_it(registry: 
 
     # The second had no model of its own, so nothing is left of it.
     assert [one.checkpoint.step for one in again.attempts] == [0, 2]
+    assert [one.step for one in again.skipped] == [1]
+    assert [one.succeeds for one in again.attempts] == [best, None]
+    assert [one.succeeds for one in registry.evaluate(PROJECT, "run-1").attempts] == [None] * 2
     forget(registry, registry.run(PROJECT, "run-1").checkpoints[2].id)
     for model in registry.models(PROJECT):
         forget(registry, model.id)
     with pytest.raises(GoneError, match="there is nothing left to judge"):
         registry.evaluate(PROJECT, "run-1")
+
+
+def test_a_named_model_is_judged_and_no_other(registry: Registry) -> None:
+    registry.set_policy(PROJECT, policy())
+    holdout(registry)
+    train(registry, "run-1", {0.9: 0.9, 0.8: 0.8})
+    first = registry.evaluate(PROJECT, "run-1").chosen
+    assert first is not None
+    second = registry.publish_model(registry.run(PROJECT, "run-1").checkpoints[1])
+    holdout(registry, pd.DataFrame({"scale": [0.8]}))
+    made = len(registry.models(PROJECT))
+    (now,) = registry.evaluate_model(second.reference).attempts
+    (again,) = registry.evaluate_model(first.reference).attempts
+    forget(registry, second.id)
+
+    assert (now.model.id, now.checkpoint.step) == (second.id, 1)
+    assert now.metrics["score"] == pytest.approx(0.64)
+    assert again.model.id == first.id
+    assert len(registry.models(PROJECT)) == made
+    with pytest.raises(GoneError, match=f"{second.reference} was forgotten"):
+        registry.evaluate_model(second.reference)
 
 
 def forget(registry: Registry, artifact: str) -> None:
