@@ -82,7 +82,10 @@ def list_models(project: training.Project = None, *, as_json: Json = False) -> N
 
 @models.command("show")
 def show_model(reference: Model, *, as_json: Json = False) -> None:
-    """Show a model: its gates, its stages and what stands in its way."""
+    """Show a model: its gates, its stages and what stands in its way.
+
+    Exits with 1 where a stage serves it and the signed log does not prove that.
+    """
     with reading() as registry:
         model = _model(registry, reference)
         stages = registry.stages(model.project)
@@ -112,9 +115,10 @@ def show_model(reference: Model, *, as_json: Json = False) -> None:
             }
             | said_about(registry, model)
         )
+    unproven = shape["proof_verified"] is False and not model.recalled
     if as_json:
         show_json(shape)
-        return
+        raise typer.Exit(1 if unproven else 0)
     show_facts(
         model.reference,
         {
@@ -147,6 +151,8 @@ def show_model(reference: Model, *, as_json: Json = False) -> None:
             for stage, ready in readiness.items()
         ],
     )
+    if unproven:
+        raise typer.Exit(1)
 
 
 @models.command("fetch")

@@ -26,7 +26,7 @@ from artifact_pipelines.errors import (
     PromotionRefusedError,
     UnknownArtifactError,
 )
-from artifact_pipelines.registry import deciding, resolving, steps
+from artifact_pipelines.registry import deciding, pointers, resolving, steps
 from artifact_pipelines.registry.attesting import Provenance
 from artifact_pipelines.registry.describing import Describing
 from artifact_pipelines.registry.entrusting import Entrusting
@@ -333,6 +333,12 @@ class Promoting(Entrusting, Describing):
             if newest is None or newest[0].size <= pointer:
                 # Whoever moved the pointer died before the log was signed.
                 self.sign_head()
+            served = self.resolve(f"{model.project}@{stage}").model
+            if served.id != model.id:
+                raise LedgerError(
+                    f"the catalog says that {model.project}@{stage} is {model.reference}, and the "
+                    f"signed log says {served.reference}; run: artifact-pipelines audit verify"
+                )
             return Promotion(
                 f"{model.project}@{stage}",
                 model,
@@ -414,29 +420,25 @@ class Promoting(Entrusting, Describing):
         return steps.run(self._move("rollback", model, stage, pointer, current, payload, began))
 
     def history(self, project: str, stage: str, at: str | None = None) -> list[Move]:
-        """Return the moves of a pointer, oldest first, up to a time where one is given."""
-        table, leaf, actor = tables.stage_history, tables.leaf, tables.actor
-        statement = (
-            sa.select(table, leaf.c.time, leaf.c.actor, actor.c.name)
-            .join(leaf, leaf.c.seq == table.c.seq)
-            .outerjoin(actor, actor.c.id == leaf.c.actor)
-            .where(table.c.project == project, table.c.stage == stage)
-            .order_by(table.c.seq)
-        )
-        if at is not None:
-            statement = statement.where(leaf.c.time <= at)
-        rows = self.catalog.read(lambda conn: list(conn.execute(statement)))
-        models = self.by_ids([row.artifact for row in rows])
+        """Return the moves of a pointer, oldest first, up to a time where one is given.
+
+        Raises:
+            LedgerError: The catalog's table of moves is not what the ledger says.
+        """
+        found = self.catalog.read(pointers.moves, project, stage)
+        moved = [one for one in found if at is None or one.time <= at]
+        models = self.by_ids([one.artifact for one in moved])
+        actors = self.catalog.read(_actors, sorted({one.actor for one in moved}))
         return [
             Move(
-                row.seq,
-                row.time,
-                row.action,
-                models[row.artifact],
-                row.name or row.actor,
-                row.policy,
+                one.seq,
+                one.time,
+                one.action,
+                models[one.artifact],
+                actors.get(one.actor, one.actor),
+                one.policy,
             )
-            for row in rows
+            for one in moved
         ]
 
     def stages(self, project: str) -> dict[str, Artifact]:
@@ -608,12 +610,14 @@ class Promoting(Entrusting, Describing):
         return found
 
     def _pointer(self, project: str, stage: str) -> tuple[str | None, int]:
-        table = tables.stage
-        statement = sa.select(table.c.artifact, table.c.seq).where(
-            table.c.project == project, table.c.stage == stage
-        )
-        row = self.catalog.read(lambda conn: conn.execute(statement).first())
-        return (None, 0) if row is None else (row.artifact, row.seq)
+        return self.catalog.read(pointers.pointer, project, stage)
+
+
+def _actors(conn: Connection, ids: Sequence[str]) -> dict[str, str]:
+    """Return the names of actors, by id; a name that was erased is left out."""
+    table = tables.actor
+    rows = conn.execute(sa.select(table.c.id, table.c.name).where(table.c.id.in_(ids)))
+    return {row.id: row.name for row in rows if row.name}
 
 
 def before(history: Sequence[Move], current: str | None) -> Artifact | None:

@@ -26,6 +26,7 @@ from artifact_pipelines.errors import (
     StoreError,
     UnknownArtifactError,
 )
+from artifact_pipelines.registry import pointers
 from artifact_pipelines.registry.opened import Opened
 from artifact_pipelines.store.pack import Location
 
@@ -255,20 +256,19 @@ class Reading(Opened):
             InvalidNameError: The text is no reference.
             UnknownArtifactError: It names nothing.
             AmbiguousReferenceError: It names several artifacts.
+            LedgerError: A stage points elsewhere than the ledger says.
         """
         parsed = naming.parse(reference)
         table = tables.artifact
         statement = sa.select(table)
         match parsed:
             case naming.StageRef(project, stage):
-                pointer, alias = tables.stage, tables.alias
-                pointed = sa.select(pointer.c.artifact).where(
-                    pointer.c.project == project, pointer.c.stage == stage
-                )
+                pointed, _ = self.catalog.read(pointers.pointer, project, stage)
+                alias = tables.alias
                 named = sa.select(alias.c.artifact).where(
                     alias.c.project == project, alias.c.name == stage
                 )
-                found = sa.func.coalesce(pointed.scalar_subquery(), named.scalar_subquery())
+                found = named.scalar_subquery() if pointed is None else sa.literal(pointed)
                 statement = statement.where(table.c.id == found)
             case naming.ModelRef(project, version):
                 statement = statement.where(
@@ -306,8 +306,8 @@ class Reading(Opened):
         if not rows:
             hint = ""
             if isinstance(parsed, naming.StageRef):
-                pointers = ", ".join(self.catalog.read(_pointers, parsed.project))
-                hint = f"; {parsed.project} has {pointers or 'no stage in use yet'}"
+                names = ", ".join(self.catalog.read(_pointers, parsed.project))
+                hint = f"; {parsed.project} has {names or 'no stage in use yet'}"
             raise UnknownArtifactError(f"there is no artifact {reference!r}{hint}.")
         if len(rows) > 1:
             raise AmbiguousReferenceError(

@@ -141,6 +141,24 @@ def test_what_production_serves_is_shown_with_its_proof(
     assert {verdict["gate"] for verdict in shown["verdicts"]} == {"integrity", "safety"}
 
 
+def test_what_sql_made_a_stage_serve_is_not_shown_as_served(
+    command: Command, registry: Registry
+) -> None:
+    first = promoted(registry, "a")
+    promoted(registry, "b", seed=2)
+    with registry.catalog.engine.begin() as conn:
+        conn.exec_driver_sql(f"update stage set artifact = '{first.id}'")
+    for words in (
+        ("model", "show", "digits@production"),
+        ("model", "show", "digits/v1"),
+        ("lineage", "show", "digits@production"),
+        ("model", "promote", "digits/v1", *PRODUCTION, "--yes"),
+    ):
+        said = command(*words)
+        assert (said.code, said.out) == (1, ""), words
+        assert "and the ledger says" in said.err
+
+
 def test_a_model_is_fetched_without_its_training_state(
     command: Command, registry: Registry, tmp_path: Path
 ) -> None:

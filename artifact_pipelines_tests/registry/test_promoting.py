@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
-from artifact_pipelines.catalog import tables
+from artifact_pipelines.catalog import ledger, tables
 from artifact_pipelines.catalog.catalog import Transaction
 from artifact_pipelines.domain import digest
 from artifact_pipelines.domain.policy import Policy
@@ -26,6 +26,7 @@ from artifact_pipelines_tests.building import PROJECT
 from artifact_pipelines_tests.databases import Databases
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from multiprocessing.queues import Queue
     from multiprocessing.synchronize import Barrier
 
@@ -128,6 +129,48 @@ def test_a_pointer_edited_in_sql_changes_nothing_that_is_served(registry: Regist
 
     assert registry.resolve("digits@production").model == second
     assert "table stage was changed" in registry.verify_ledger().problems[0]
+
+
+def test_nothing_rests_on_a_pointer_edited_in_sql(registry: Registry) -> None:
+    first = building.promoted(registry, "run-1")
+    building.promoted(registry, "run-2", seed=2)
+    leaves = registry.catalog.read(ledger.head).size
+    edit(registry, f"update stage set artifact = '{first.id}' where stage = 'production'")
+    asked: list[Callable[[], object]] = [
+        lambda: registry.promote(first.reference, "production"),
+        lambda: registry.rollback(PROJECT, "production"),
+        lambda: registry.find(f"{PROJECT}@production"),
+        lambda: registry.why_not(first.reference, "production"),
+        lambda: registry.baseline(PROJECT),
+    ]
+    for ask in asked:
+        with pytest.raises(LedgerError, match=f"{first.id[:16]}, and the ledger says"):
+            ask()
+    edit(registry, "delete from stage")
+    with pytest.raises(LedgerError, match="points at nothing, and the ledger says"):
+        registry.promote(first.reference, "production")
+
+    assert registry.catalog.read(ledger.head).size == leaves
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "update stage_history set artifact = 'f00d' where seq = {seq}",
+        "delete from stage_history where seq = {seq}",
+        """insert into stage_history
+        select seq + 1, project, stage, artifact, previous, action, original, policy
+        from stage_history where seq = {seq}""",
+    ],
+)
+def test_a_history_edited_in_sql_is_named(registry: Registry, change: str) -> None:
+    building.promoted(registry, "run-1")
+    seq = registry.resolve(f"{PROJECT}@production").seq
+    edit(registry, change.format(seq=seq))
+    named = seq + 1 if change.startswith("insert") else seq
+
+    with pytest.raises(LedgerError, match=f"history of digits@production .* leaf {named};"):
+        registry.history(PROJECT, "production")
 
 
 def test_a_leaf_edited_in_sql_is_named(registry: Registry) -> None:
