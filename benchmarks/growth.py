@@ -26,7 +26,7 @@ LINES = {
     "sensor tick, ten new among many, fastest": ("sensor tick, ten new", "#ea580c"),
 }
 WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 860, 460, 70, 46, 270, 60
-LEAST, MOST = 0.05, 200.0  # milliseconds
+LEAST, MOST = 0.1, 1_000.0  # milliseconds
 DATABASES = {"sqlite": "", "postgres": "6 4"}
 
 GREY = "#e5e7eb"
@@ -69,9 +69,9 @@ def drawn(record: Record) -> str:
         _text(LEFT, 24, "Milliseconds as a history grows, the fastest of many", "start"),
     ]
     edge = WIDTH - RIGHT
-    for value in (0.1, 1, 10, 100):
+    for value in (0.1, 1, 10, 100, 1_000):
         parts.append(_line([(LEFT, y(value)), (edge, y(value))], GREY, 1))
-        parts.append(_text(LEFT - 8, y(value) + 4, f"{value:g}", "end"))
+        parts.append(_text(LEFT - 8, y(value) + 4, f"{value:,g}", "end"))
     for size in sizes:
         parts.append(_line([(x(size), TOP), (x(size), HEIGHT - BOTTOM)], GREY, 1))
         parts.append(_text(x(size), HEIGHT - BOTTOM + 20, f"{size:,}", "middle"))
