@@ -196,6 +196,8 @@ def _declared(fields: Mapping[str, Any], folders: Sequence[Path]) -> Declaration
             if item.schema_ or item.expectations
         },
     }
+    if [item.name for item in datasets] == [fields["evaluation"]]:
+        rules["trains_on_evaluation"] = True
     policy = Policy.of(rules)
     if policy.asks_for_owners():
         # Elsewhere a new owner changes no policy, under which models would be judged again.

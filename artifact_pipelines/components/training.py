@@ -137,10 +137,11 @@ def _job(
     declared = project.declared
     if begun is None:
         project.outline.check(project.name, config.params, config.inputs)
+        chosen = opened.chosen_inputs(project.name, config.inputs)
         inputs = {
-            item.name: config.inputs.get(item.name) or _newest(opened, project.name, item.name)
+            item.name: chosen.get(item.name) or _newest(opened, project.name, item.name)
             for item in declared.training_sets
-        } | config.inputs
+        }
         params = {**declared.params, **config.params}
         resume_from = config.resume_from
     else:

@@ -63,6 +63,29 @@ class Ancestry:
     edges: Sequence[Edge]
 
 
+def made_from(ancestry: Ancestry) -> set[str]:
+    """Return the ids of all that an artifact was made from, not of what it was measured on."""
+    reached, frontier = {ancestry.start}, [ancestry.start]
+    while frontier:
+        child = frontier.pop()
+        for edge in ancestry.edges:
+            measured = edge.role.startswith("evaluation:")
+            if edge.child == child and edge.parent not in reached and not measured:
+                reached.add(edge.parent)
+                frontier.append(edge.parent)
+    return reached - {ancestry.start}
+
+
+def datasets_like(ancestry: Ancestry, content: str) -> list[str]:
+    """Return the references of the datasets of some content that an artifact was made from."""
+    nodes = [ancestry.nodes[identity] for identity in made_from(ancestry)]
+    return sorted(
+        node.reference
+        for node in nodes
+        if node.record.kind is Kind.DATASET and node.record.content == content
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Gap:
     """Something that a lineage does not answer.

@@ -65,6 +65,8 @@ class Policy(Part):
 
     evaluate: str | None = None
     evaluation: str | None = None
+    # Said of a project that has no other dataset: its figures are then of what it learnt.
+    trains_on_evaluation: bool = False
     select: Select | None = None
     gates: tuple[Gate, ...] = ()
     limits: Limits = Limits()

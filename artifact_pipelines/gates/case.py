@@ -78,6 +78,7 @@ class Case:
         ancestry: Returns what the model was made from.
         layout: Returns the layout that `name@version` names, if it is registered.
         sandbox: Where the project's own code runs.
+        seen: The datasets that the model was trained on although they hold the evaluation data.
     """
 
     policy: Policy
@@ -90,6 +91,7 @@ class Case:
     ancestry: Callable[[], Ancestry]
     layout: Callable[[str], Layout]
     sandbox: Sandbox
+    seen: tuple[str, ...] = ()
 
     @property
     def files(self) -> Path:

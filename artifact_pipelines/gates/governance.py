@@ -78,17 +78,9 @@ def _sources(ancestry: Ancestry) -> list[Node]:
     That is its data, base models that say theirs, and runs that cite nothing, of which nobody
     knows. Data that it was only measured on is not in it.
     """
-    reached, frontier = {ancestry.start}, [ancestry.start]
-    while frontier:
-        child = frontier.pop()
-        for edge in ancestry.edges:
-            measured = edge.role.startswith("evaluation:")
-            if edge.child == child and edge.parent not in reached and not measured:
-                reached.add(edge.parent)
-                frontier.append(edge.parent)
     children = {edge.child for edge in ancestry.edges}
     found = []
-    for identity in reached - {ancestry.start}:
+    for identity in lineage.made_from(ancestry):
         node = ancestry.nodes[identity]
         rootless = node.record.kind is Kind.TRAINING_RUN and identity not in children
         if node.record.kind is Kind.DATASET or _licence(node) is not None or rootless:

@@ -11,6 +11,7 @@ from typing import Any, Final
 from artifact_pipelines.domain.gate import (
     Custom,
     Formats,
+    Gate,
     Governance,
     MetricBound,
     NoWorse,
@@ -50,6 +51,9 @@ GATES: Final[Mapping[type[Part], Callable[[Any, Case], Finding]]] = {
 }
 """How each form of a gate is judged; `formats` are what the safety gate allows."""
 
+_MEASURING: Final = (Custom, MetricBound, NoWorse)
+"""The forms that believe what is measured on the evaluation data."""
+
 
 def judge(case: Case) -> list[Finding]:
     """Return what every gate of a case's policy finds."""
@@ -62,16 +66,23 @@ def judge(case: Case) -> list[Finding]:
     found.append(guarded("safety", lambda: scanning.safety_gate(case)))
     if policy.contracts:
         found.append(guarded("data_contract", lambda: data.contract_gate(case)))
-    found += [
-        guarded(gate.name, partial(GATES[type(gate)], gate, case))
-        for gate in policy.gates
-        if not isinstance(gate, Formats)
-    ]
+    found += [_judged(gate, case) for gate in policy.gates if not isinstance(gate, Formats)]
     # Whatever wrote into the model's folder decided what came after it.
     if others := integrity.changed(case.files, case.digests):
         reasons = (f"while it was judged, {', '.join(others)} was changed in the model's folder",)
         return [Finding(one.gate, passed=False, reasons=reasons) for one in found]
     return found
+
+
+def _judged(gate: Gate, case: Case) -> Finding:
+    """Return what a gate finds; one that measures fails a model that was trained on the data."""
+    if case.seen and isinstance(gate, _MEASURING):
+        reason = (
+            f"it was trained on {', '.join(case.seen)}, the data that it is measured on, so what "
+            "it measures there proves nothing; train it on other data"
+        )
+        return Finding(gate.name, passed=False, reasons=(reason,))
+    return guarded(gate.name, partial(GATES[type(gate)], gate, case))
 
 
 def judging_code(policy: Policy, sandbox: Sandbox) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from artifact_pipelines.catalog import ledger
 from artifact_pipelines.catalog.catalog import Transaction
-from artifact_pipelines.domain import digest
+from artifact_pipelines.domain import digest, lineage
 from artifact_pipelines.domain.policy import Policy
 from artifact_pipelines.domain.record import Input
 from artifact_pipelines.domain.signing import SignedStatement
@@ -243,7 +243,16 @@ class Evaluating(Publishing, Promoting, Tracing):
                 ancestry=lambda: self.ancestry(model.id),
                 layout=lambda name: self.layout(self.schema(model.project, name)),
                 sandbox=sandbox,
+                seen=self._seen(policy, model, evaluation),
             )
+
+    def _seen(
+        self, policy: Policy, model: Artifact, evaluation: Artifact | None
+    ) -> tuple[str, ...]:
+        """Return the datasets that a model was trained on although they are evaluation data."""
+        if evaluation is None or policy.trains_on_evaluation:
+            return ()
+        return tuple(lineage.datasets_like(self.ancestry(model.id), evaluation.content))
 
     def _evaluation_set(self, project: str, policy: Policy) -> Artifact | None:
         if policy.evaluation is None:

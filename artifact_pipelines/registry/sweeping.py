@@ -12,6 +12,7 @@ from artifact_pipelines.catalog import ledger, tables
 from artifact_pipelines.catalog.catalog import Transaction
 from artifact_pipelines.catalog.exclusive import exclusively
 from artifact_pipelines.domain import digest, naming
+from artifact_pipelines.domain.record import Kind
 from artifact_pipelines.errors import ConfigurationError, ConflictError, UnknownArtifactError
 from artifact_pipelines.registry.publishing import Publishing
 from artifact_pipelines.registry.reading import Artifact
@@ -58,10 +59,10 @@ class Outline:
     trained_on: tuple[str, ...]
 
     def check(self, project: str, params: Collection[str], inputs: Collection[str]) -> None:
-        """Refuse parameters and datasets that a project does not declare.
+        """Refuse parameters and datasets that a project does not declare for its training.
 
         Raises:
-            ConfigurationError: It declares no such parameter.
+            ConfigurationError: It declares no such parameter, or keeps the dataset for measuring.
             UnknownArtifactError: It has no such dataset.
         """
         unknown = sorted(set(params) - set(self.params))
@@ -75,6 +76,12 @@ class Outline:
         if foreign:
             raise UnknownArtifactError(
                 f"{project} has no dataset {foreign[0]!r}; it has {', '.join(self.datasets)}."
+            )
+        kept = sorted(set(inputs) - set(self.trained_on))
+        if kept:
+            raise ConfigurationError(
+                f"models of {project} are measured on {kept[0]}, so none is trained on it; a run "
+                f"takes {', '.join(self.trained_on)}."
             )
 
 
@@ -114,6 +121,24 @@ class Sweeping(Publishing):
             return None
         return Outline(**{name: tuple(said) for name, said in digest.parse(text.encode()).items()})
 
+    def chosen_inputs(self, project: str, inputs: Mapping[str, str]) -> dict[str, str]:
+        """Return the ids of the dataset versions that a run is to take, by dataset.
+
+        Raises:
+            ConfigurationError: One is no version of the dataset that it is to be taken as.
+        """
+        chosen = {}
+        for name, reference in inputs.items():
+            found = self.find(reference)
+            if (found.kind, found.project, found.name) != (Kind.DATASET, project, name):
+                raise ConfigurationError(
+                    f"{found.reference} is no version of the dataset {project}/{name}; choose one "
+                    f"that `artifact-pipelines dataset list {project}` shows, such as "
+                    f"{name}={project}/{name}@latest."
+                )
+            chosen[name] = found.id
+        return chosen
+
     def plan_runs(
         self,
         project: str,
@@ -133,7 +158,8 @@ class Sweeping(Publishing):
             resume_from: The checkpoint that all go on from.
 
         Raises:
-            ConfigurationError: The project declares no such parameter.
+            ConfigurationError: The project declares no such parameter, or an input is no version
+                of the dataset that it is given for.
             ConflictError: A name is taken by a run, a planned run or a dataset.
             UnknownArtifactError: There is no such project or dataset, or no version of one yet.
         """
@@ -162,7 +188,7 @@ class Sweeping(Publishing):
             "plan": plan,
             "runs": {name: dict(params) for name, params in runs.items()},
             # What a reference names today is what is meant.
-            "inputs": {name: self.find(reference).id for name, reference in (inputs or {}).items()},
+            "inputs": self.chosen_inputs(project, inputs or {}),
             "resume_from": self.find(resume_from).id if resume_from else None,
         }
         digest.canonical(body)

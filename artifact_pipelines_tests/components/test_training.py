@@ -7,11 +7,12 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from artifact_pipelines.components.declaration import Dataset
 from artifact_pipelines.domain.record import Input
 from artifact_pipelines.errors import ConfigurationError
 from artifact_pipelines.resources import PodTrainer
 from artifact_pipelines_tests.cluster import Cluster, serving
-from artifact_pipelines_tests.world import PROJECT, SAMPLE, World
+from artifact_pipelines_tests.world import PROJECT, SAMPLE, World, fields
 
 
 def trained(world: World, run: str = "run-1", **config: object) -> None:
@@ -153,6 +154,17 @@ def test_an_unknown_input_is_named(world: World) -> None:
     outcome = world.materialize("train", "run-1", train={"inputs": {"raws": "churn/rows@1"}})
 
     assert "churn has no dataset 'raws'; it has rows" in outcome.failure
+
+
+def test_no_run_takes_evaluation_data_for_its_own(world: World) -> None:
+    kept = Dataset(name="kept", load=f"{SAMPLE}:table")
+    world.change(datasets=[*fields()["datasets"], kept], evaluation="kept")
+    world.materialize("datasets")
+    swapped = world.materialize("train", "run-1", train={"inputs": {"rows": "churn/kept@1"}})
+    added = world.materialize("train", "run-1", train={"inputs": {"kept": "churn/kept@1"}})
+
+    assert "churn/kept@1 is no version of the dataset churn/rows" in swapped.failure
+    assert "models of churn are measured on kept, so none is trained on it" in added.failure
 
 
 def test_a_name_that_breaks_the_rules_trains_nothing(world: World) -> None:

@@ -1,6 +1,7 @@
 """A run's best checkpoints are judged, the next best after a failure, and once."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,11 @@ def holdout(registry: Registry, frame: pd.DataFrame | None = None) -> None:
     registry.publish_dataset(PROJECT, "holdout", {"data.parquet": buffer.getvalue()})
 
 
-def train(registry: Registry, name: str, weights: dict[float, float]) -> None:
+def train(
+    registry: Registry, name: str, weights: dict[float, float], inputs: Sequence[Input] = ()
+) -> None:
     """Register a run whose checkpoints claim an accuracy and have a mean weight."""
-    run = registry.start_run(PROJECT, name)
+    run = registry.start_run(PROJECT, name, inputs=inputs)
     for step, (accuracy, weight) in enumerate(weights.items()):
         tensors = save({"weight": np.full(10, weight, "f4")})
         registry.publish_checkpoint(
@@ -90,6 +93,33 @@ def test_no_more_are_tried_than_the_policy_says(registry: Registry) -> None:
 
     assert len(found.attempts) == 2
     assert found.chosen is None
+
+
+@pytest.mark.parametrize("declared", [False, True])
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_model_that_was_trained_on_the_evaluation_data_fails_what_measures(
+    registry: Registry, *, declared: bool, resumed: bool
+) -> None:
+    registry.set_policy(PROJECT, policy(**({"trains_on_evaluation": True} if declared else {})))
+    holdout(registry)
+    # The same rows under another name are the same rows.
+    buffer = registry.read("digits/holdout@1", "data.parquet")
+    copy = registry.publish_dataset(PROJECT, "copy", {"data.parquet": buffer})
+    inputs = [Input("dataset:images", copy.id)]
+    if resumed:
+        first = registry.start_run(PROJECT, "run-0", inputs=inputs)
+        weights = {"model.safetensors": save({"weight": np.full(10, 0.7, "f4")})}
+        inputs = [Input("resume", registry.publish_checkpoint(first, weights, step=0).id)]
+    train(registry, "run-1", {0.8: 0.7}, inputs)
+    (attempt,) = registry.evaluate(PROJECT, "run-1").attempts
+    failed = {verdict.gate: verdict.reasons for verdict in attempt.verdicts if not verdict.passed}
+
+    if declared:
+        assert failed == {}
+    else:
+        assert sorted(failed) == ["score_min", "score_no_worse_than_production"]
+        for (reason,) in failed.values():
+            assert "trained on digits/copy@1, the data that it is measured on" in reason
 
 
 def test_what_was_judged_is_not_judged_again(registry: Registry) -> None:

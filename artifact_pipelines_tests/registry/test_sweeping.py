@@ -83,6 +83,23 @@ def test_what_cannot_be_planned_is_refused(registry: Registry) -> None:
     assert names(registry) == []
 
 
+def test_an_input_is_a_version_of_the_dataset_that_it_is_given_for(registry: Registry) -> None:
+    building.dataset(registry)
+    registry.publish_dataset(PROJECT, "held", {"rows.csv": b"1"})
+    building.run(registry, "a")
+    registry.note_outlines({PROJECT: OUTLINE})
+    said = "digits/held@1 is no version of the dataset digits/images; .*images=digits/images@latest"
+    with pytest.raises(ConfigurationError, match=said):
+        registry.plan_runs(PROJECT, "b", {"b": {}}, inputs={"images": "digits/held@1"})
+    with pytest.raises(ConfigurationError, match="digits/a is no version of the dataset"):
+        registry.plan_runs(PROJECT, "b", {"b": {}}, inputs={"images": "digits/a"})
+    said = "models of digits are measured on held, so none is trained on it; a run takes images"
+    with pytest.raises(ConfigurationError, match=said):
+        registry.plan_runs(PROJECT, "b", {"b": {}}, inputs={"held": "digits/held@1"})
+
+    assert names(registry) == []
+
+
 def test_a_run_has_one_trainer(registry: Registry) -> None:
     building.run(registry, "a")
     run = registry.run(PROJECT, "a").artifact
