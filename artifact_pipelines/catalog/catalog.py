@@ -227,9 +227,18 @@ class Catalog:
         if found == REVISION:
             return
         # Alembic costs a quarter of a second to import; only a stale catalog pays it.
+        from alembic.util import CommandError  # noqa: PLC0415
+
         from artifact_pipelines.catalog.migrations import migrate  # noqa: PLC0415
 
-        self.write(lambda tx: migrate(tx.conn, REVISION))
+        try:
+            self.write(lambda tx: migrate(tx.conn, REVISION))
+        except CommandError as error:
+            raise CatalogError(
+                f"the catalog {self._place} says that its schema is {found!r}, which this release "
+                "does not know: install the release that wrote it, or run: artifact-pipelines "
+                "catalog rebuild"
+            ) from error
 
 
 def _revision(conn: Connection) -> str | None:

@@ -66,6 +66,12 @@ class Commands(TyperGroup):
             complain(str(error))
             code = DAMAGED_OR_REFUSED if isinstance(error, _VERDICTS) else USAGE
             raise typer.Exit(code) from None
+        except OSError as error:
+            # The store's own errors are ours: this is a file that the command was told to use.
+            if error.filename is None:
+                raise
+            complain(f"{error.filename} cannot be used: {error.strerror}.")
+            raise typer.Exit(USAGE) from None
         except Exception as error:
             if _of_database(error):
                 complain(f"the catalog cannot be used: {str(error).splitlines()[0]}")

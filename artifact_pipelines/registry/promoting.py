@@ -463,6 +463,12 @@ class Promoting(Entrusting, Describing):
         found = self.catalog.read(resolving.gather, parsed.project, parsed.stage)
         head = None if found is None else self._opened(found.newest, found.log_keys)
         if found is None or head is None or found.move is None or found.seq is None:
+            _, pointer = self._pointer(parsed.project, parsed.stage)
+            if pointer:
+                raise LedgerError(
+                    f"{reference} was moved by leaf {pointer}, which no signed tree head covers; "
+                    "if that lasts, run: artifact-pipelines audit verify"
+                )
             raise UnknownArtifactError(
                 f"{reference} serves nothing yet; only stages serve, and an alias carries no proof."
             )

@@ -207,7 +207,10 @@ class SigningOff(Reading):
         head, note, pointers = newest
 
         def proof(conn: Connection) -> Proof:
-            (row,) = ledger.leaves(conn, seq, seq + 1)
+            rows = ledger.leaves(conn, seq, seq + 1)
+            if not rows:
+                raise LedgerError(f"the ledger lacks leaf {seq}.")
+            row = rows[0]
             if row.body is None:
                 raise LedgerError(f"the body of leaf {seq} was erased.")
             path = tuple(ledger.inclusion(conn, seq, head.size))

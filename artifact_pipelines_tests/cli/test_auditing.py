@@ -264,3 +264,49 @@ def test_a_witness_keeps_heads(command: Command, registry: Registry, tmp_path: P
     assert first.json()["cosigned"]
     assert "is the one that was seen" in again.out
     assert len(list((tmp_path / "w" / "heads").iterdir())) == 1
+
+
+DAMAGE = {
+    "delete from leaf where seq >= 8": (1, "the ledger has 8 leaves of 16"),
+    "delete from leaf where seq = 15": (1, "the ledger lacks leaf 15"),
+    "delete from leaf where seq = 3": (0, "leaf 4 stands where leaf 3 should"),
+    "update alembic_version set version_num = 'zz'": (2, "its schema is 'zz'"),
+    "delete from tree_head": (1, "which no signed tree head covers"),
+}
+
+
+@pytest.mark.parametrize("statement", DAMAGE)
+def test_a_damaged_database_is_told_in_sentences(
+    command: Command, registry: Registry, statement: str
+) -> None:
+    promoted(registry, "a")
+    with registry.catalog.engine.begin() as conn:
+        conn.exec_driver_sql(statement)
+    code, sentence = DAMAGE[statement]
+    resolved = command("model", "resolve", "digits@production")
+    verified = command("audit", "verify")
+
+    assert resolved.code == code, resolved.err
+    assert verified.code == (2 if code == 2 else 1), verified.err
+    assert sentence in resolved.err + verified.out + verified.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("model", "compare", "digits/v1", "digits/v1", "--svg"),
+        ("lineage", "show", "digits/v1", "--svg"),
+        ("model", "provenance", "digits/v1", "--to"),
+        ("audit", "witness", "--to"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_one_sentence(
+    command: Command, registry: Registry, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    promoted(registry, "a")
+    (tmp_path / "file").write_text("mine")
+    said = command(*words, tmp_path / "file" / "x")
+
+    assert (said.code, "Traceback" in said.err) == (2, False)
+    assert f"{tmp_path / 'file'}" in said.err
+    assert "Not a directory" in said.err
