@@ -34,6 +34,7 @@ from artifact_pipelines.errors import (
     UnknownArtifactError,
 )
 from artifact_pipelines.registry import Registry, open_registry
+from artifact_pipelines.registry.sweeping import Outline
 from artifact_pipelines.sdk import machine, provenance
 from artifact_pipelines.sdk.state import read_state, write_state
 
@@ -756,3 +757,37 @@ def test_reports_without_end_take_bounded_memory(
     assert 40 < len(kept) <= 110
     assert steps == sorted(steps)
     assert steps[0] == 0
+
+
+def test_what_a_run_leaves_out_is_as_its_project_declares_it(registry: Registry) -> None:
+    registry.note_outlines({"churn": Outline({"epochs": 5, "lr": 0.5}, ("rows",), ("rows",))})
+    with pytest.raises(RuntimeError), start_run("churn", "run-1", params={"epochs": 2}):
+        raise RuntimeError("the power went out")
+    # A default that changes meanwhile changes nothing of what has begun.
+    registry.note_outlines({"churn": Outline({"epochs": 5, "lr": 0.1}, ("rows",), ("rows",))})
+    with start_run("churn", "run-1") as run:
+        run.checkpoint(WEIGHTS, step=1)
+        resumed = dict(run.params)
+    with start_run("churn", "run-2") as run:
+        run.checkpoint(WEIGHTS, step=1)
+        begun = dict(run.params)
+
+    assert resumed == {"epochs": 2, "lr": 0.5}
+    assert begun == {"epochs": 5, "lr": 0.1}
+
+
+@pytest.mark.parametrize(
+    "params, said",
+    [
+        ({"epcohs": 2}, "churn declares no parameter 'epcohs'; it declares epochs"),
+        ({"epochs": "two"}, "'epochs' of churn is a number, 5 by default, and 'two' is none"),
+    ],
+)
+def test_a_parameter_that_the_project_does_not_declare_begins_nothing(
+    registry: Registry, params: dict[str, object], said: str
+) -> None:
+    registry.note_outlines({"churn": Outline({"epochs": 5}, ("rows",), ("rows",))})
+    with pytest.raises(ConfigurationError, match=said), start_run("churn", params=params):
+        pass
+
+    assert registry.runs("churn") == []

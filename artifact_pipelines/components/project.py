@@ -125,7 +125,7 @@ class Project:
     def outline(self) -> Outline:
         """What its runs may be asked for."""
         return Outline(
-            params=tuple(self.declared.params),
+            params=dict(self.declared.params),
             datasets=tuple(item.name for item in self.declared.datasets),
             trained_on=tuple(item.name for item in self.declared.training_sets),
         )

@@ -66,7 +66,7 @@ def places(definitions: dg.Definitions) -> dict[str, Place]:
         found[project] = Place(
             Policy.of(_told(candidate, POLICY)),
             Outline(
-                params=tuple(_told(run, PARAMS)),
+                params=_told(run, PARAMS),
                 datasets=datasets,
                 trained_on=tuple(dep.asset_key.path[-1] for dep in run.deps),
             ),

@@ -49,20 +49,21 @@ class Outline:
     """What a project declares that a run may be asked for.
 
     Attributes:
-        params: The names of its parameters.
+        params: Its parameters, as they are where a run does not say otherwise.
         datasets: Its datasets.
         trained_on: Those of them that a run is trained on.
     """
 
-    params: tuple[str, ...]
+    params: Mapping[str, Any]
     datasets: tuple[str, ...]
     trained_on: tuple[str, ...]
 
-    def check(self, project: str, params: Collection[str], inputs: Collection[str]) -> None:
+    def check(self, project: str, params: Mapping[str, Any], inputs: Collection[str]) -> None:
         """Refuse parameters and datasets that a project does not declare for its training.
 
         Raises:
-            ConfigurationError: It declares no such parameter, or keeps the dataset for measuring.
+            ConfigurationError: It declares no such parameter, declares it as a number and was
+                given none, or keeps the dataset for measuring.
             UnknownArtifactError: It has no such dataset.
         """
         unknown = sorted(set(params) - set(self.params))
@@ -72,6 +73,12 @@ class Outline:
                 f"{', '.join(self.params) or 'none'}. A new one is added to `params` in its YAML, "
                 "and Dagster reloads the code location."
             )
+        for name, value in params.items():
+            if _is_number(self.params[name]) and not _is_number(value):
+                raise ConfigurationError(
+                    f"the parameter {name!r} of {project} is a number, {self.params[name]} by "
+                    f"default, and {value!r:.80} is none."
+                )
         foreign = sorted(set(inputs) - set(self.datasets))
         if foreign:
             raise UnknownArtifactError(
@@ -83,6 +90,10 @@ class Outline:
                 f"models of {project} are measured on {kept[0]}, so none is trained on it; a run "
                 f"takes {', '.join(self.trained_on)}."
             )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 class Sweeping(Publishing):
@@ -119,7 +130,10 @@ class Sweeping(Publishing):
         text = self.catalog.read(lambda conn: conn.execute(statement).scalar())
         if text is None:
             return None
-        return Outline(**{name: tuple(said) for name, said in digest.parse(text.encode()).items()})
+        said = digest.parse(text.encode())
+        if not isinstance(said["params"], dict):
+            return None  # Another version wrote it, and Dagster says it again.
+        return Outline(said["params"], tuple(said["datasets"]), tuple(said["trained_on"]))
 
     def chosen_inputs(self, project: str, inputs: Mapping[str, str]) -> dict[str, str]:
         """Return the ids of the dataset versions that a run is to take, by dataset.
@@ -176,8 +190,8 @@ class Sweeping(Publishing):
             naming.check_run(name)
         outline = self.outline(project)
         if outline is not None:
-            asked = {name for params in runs.values() for name in params}
-            outline.check(project, asked, inputs or ())
+            for params in runs.values():
+                outline.check(project, params, inputs or ())
             for name in outline.trained_on:
                 if name not in (inputs or ()) and not self.datasets(project, name):
                     raise UnknownArtifactError(

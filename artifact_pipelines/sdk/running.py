@@ -460,7 +460,8 @@ def start_run(
     Args:
         project: The project.
         name: The run's name; the time in UTC when left out.
-        params: What the training depends on beside code and data.
+        params: What the training depends on beside code and data. Where the home knows what
+            the project declares, those left out are as declared, and unknown ones are refused.
         inputs: References of datasets, such as `digits/images@latest`; as a mapping, by the
             name under which `Run.dataset` finds them.
         resume_from: The reference of another run's checkpoint to go on from.
@@ -471,6 +472,7 @@ def start_run(
             `Run.checkpoint` waits; one that is larger waits alone.
 
     Raises:
+        ConfigurationError: The project declares no such parameter, or declares it as a number.
         ConflictError: The run is complete, was begun with other parameters or inputs, or is
             being trained by another process.
         TrainerError: The block saved no checkpoint.
@@ -479,7 +481,13 @@ def start_run(
     recorded = repeated(project, name)
     if recorded is not None:
         request = replace(request, **recorded)
-    with running(request, settings_of(home), reuse=reuse, pending_bytes=pending_bytes) as run:
+    with running(
+        request,
+        settings_of(home),
+        complete=recorded is None,
+        reuse=reuse,
+        pending_bytes=pending_bytes,
+    ) as run:
         yield run
 
 
@@ -500,6 +508,7 @@ def running(
     request: Request,
     settings: Settings,
     *,
+    complete: bool = False,
     reuse: bool = False,
     code: Code | None = None,
     annex: Mapping[str, Any] | None = None,
@@ -507,11 +516,16 @@ def running(
     on_metrics: "Callable[[int, Mapping[str, float]], None] | None" = None,
     pending_bytes: int = PENDING_BYTES,
 ) -> Iterator[Run]:
-    """Yield a run as `start_run` does, with what the caller knows better than this process."""
+    """Yield a run as `start_run` does, with what the caller knows better than this process.
+
+    With `complete`, parameters that are left out are those that the project declares.
+    """
     with contextlib.ExitStack() as stack:
         # What a run is made from is not in a home that is only being made.
         make = not request.inputs and request.resume_from is None
         registry = stack.enter_context(open_home(settings, make=make))
+        if complete:
+            request = replace(request, params=_completed(registry, request))
         base = None if request.resume_from is None else _base(registry, request.resume_from)
         code = code_of(main_file(), None) if code is None else code
         installed = packages()
@@ -568,6 +582,22 @@ def running(
         finally:
             run.close()
         registry.finish_run(artifact, "finished", annex=usage())
+
+
+def _completed(registry: "Registry", request: Request) -> Mapping[str, Any]:
+    """Return the parameters of a run, those left out as its project declares them.
+
+    A run that has begun goes on with those that it began with.
+    """
+    outline = registry.outline(request.project)
+    if outline is None:
+        return request.params
+    outline.check(request.project, request.params, ())
+    known: Mapping[str, Any] = outline.params
+    if request.name is not None:
+        with contextlib.suppress(UnknownArtifactError):
+            known = registry.run(request.project, request.name).artifact.record.params
+    return {**known, **request.params}
 
 
 def _complete(reference: str) -> str:

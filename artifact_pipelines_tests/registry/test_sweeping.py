@@ -21,7 +21,9 @@ from artifact_pipelines.registry.sweeping import Outline
 from artifact_pipelines_tests import building
 from artifact_pipelines_tests.building import PROJECT
 
-OUTLINE = Outline(params=("hidden", "lr"), datasets=("images", "held"), trained_on=("images",))
+OUTLINE = Outline(
+    params={"hidden": 32, "lr": 0.1}, datasets=("images", "held"), trained_on=("images",)
+)
 
 
 def names(registry: Registry) -> list[str]:
@@ -151,6 +153,8 @@ def test_a_lock_ends_with_its_process(registry: Registry, tmp_path: Path) -> Non
     "asked,inputs,said",
     [
         ({"hiden": 9}, None, "digits declares no parameter 'hiden'; it declares hidden, lr"),
+        ({"hidden": "wide"}, None, "'hidden' of digits is a number, 32 by default, and 'wide' is"),
+        ({"lr": True}, None, "'lr' of digits is a number, 0.1 by default, and True is none"),
         ({}, {"imges": "digits/images@1"}, "digits has no dataset 'imges'; it has images, held"),
     ],
 )
@@ -168,18 +172,19 @@ def test_a_plan_asks_for_nothing_that_the_project_does_not_declare(
 
 
 def test_a_plan_waits_for_no_dataset_that_does_not_exist(registry: Registry) -> None:
-    images = building.dataset(registry)
+    building.dataset(registry)
     registry.note_outlines({PROJECT: replace(OUTLINE, trained_on=("images", "held"))})
 
     with pytest.raises(UnknownArtifactError, match="digits/held has no version yet; materialize"):
         registry.plan_runs(PROJECT, "a", {"a": {}})
-    registry.plan_runs(PROJECT, "a", {"a": {}}, inputs={"held": images.id})
+    registry.publish_dataset(PROJECT, "held", {"rows.csv": b"1"})
+    registry.plan_runs(PROJECT, "a", {"a": {}}, inputs={"images": "digits/images@1"})
 
     assert names(registry) == ["a"]
 
 
 def test_an_outline_is_what_was_said_last(registry: Registry) -> None:
-    registry.note_outlines({PROJECT: replace(OUTLINE, params=()), "other": OUTLINE})
+    registry.note_outlines({PROJECT: replace(OUTLINE, params={}), "other": OUTLINE})
     registry.note_outlines({PROJECT: OUTLINE})
 
     assert registry.outline(PROJECT) == registry.outline("other") == OUTLINE
