@@ -308,6 +308,7 @@ def rollback_stage(
     """Point a stage back at a model that it pointed at before."""
     project, stage = _pointer(pointer, stage)
     with reading() as registry:
+        registry.check_known_stage(project, stage)
         now = registry.stages(project).get(stage)
         was = "nothing" if now is None else now.reference
         ask(
@@ -365,6 +366,7 @@ def rehearse_rollback(
     project, stage = _pointer(pointer, stage)
     make_importable()
     with reading() as registry:
+        registry.check_known_stage(project, stage)
         found = registry.rehearse_rollback(project, stage)
     if as_json:
         show_json(
@@ -400,7 +402,7 @@ def show_history(
     """Show what a stage serves, or served at a time, and who moved it under which policy."""
     project, stage = _pointer(pointer, stage)
     with reading() as registry:
-        projects(registry, project)
+        registry.check_known_stage(project, stage)
         moves = registry.history(project, stage, None if at is None else utc(at))
     if as_json:
         rows = [shapes.move(found) for found in moves]
@@ -526,4 +528,8 @@ def _proven(registry: "Registry", model: "Artifact", stages: list[str]) -> bool 
 
 def _pointer(text: str, stage: str) -> tuple[str, str]:
     project, _, named = text.partition("@")
+    if "/" in project:
+        raise UnknownArtifactError(
+            f"{text!r} is no stage; write {project.partition('/')[0]}@{named or stage}."
+        )
     return project, named or stage

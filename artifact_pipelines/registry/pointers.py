@@ -88,6 +88,20 @@ def pointer(conn: Connection, project: str, stage: str) -> tuple[str | None, int
     return kept
 
 
+def stages(conn: Connection, project: str) -> set[str]:
+    """Return the stages of a project that a pointer was ever moved to."""
+    table = tables.stage_history
+    rows = conn.execute(sa.select(table.c.stage).where(table.c.project == project).distinct())
+    return set(rows.scalars())
+
+
+def is_alias(conn: Connection, project: str, name: str) -> bool:
+    """Return whether a name stands beside the stages, as an alias does."""
+    table = tables.alias
+    statement = sa.select(table.c.name).where(table.c.project == project, table.c.name == name)
+    return conn.execute(statement).first() is not None
+
+
 def _leaves(project: str, stage: str) -> sa.Select[tuple[bytes, bytes | None]]:
     leaf = tables.leaf
     return sa.select(leaf.c.envelope, leaf.c.body).where(

@@ -222,11 +222,30 @@ class Promoting(Entrusting, Describing):
             raise PolicyError(_NO_POLICY.format(project))
         return PolicySet(row.digest, row.seq, row.time)
 
+    def check_known_stage(self, project: str, stage: str) -> None:
+        """Refuse a stage that the project's policy lacks and that nothing was ever moved to.
+
+        Raises:
+            UnknownArtifactError: There is no such project, or no such stage of it.
+        """
+        if project not in (known := self.projects()):
+            raise UnknownArtifactError(
+                f"there is no project {project!r}; there is {', '.join(known) or 'none yet'}."
+            )
+        stages = set() if self.policy_digest(project) is None else {*self.policy(project).promotion}
+        stages |= self.catalog.read(pointers.stages, project)
+        if stage not in stages:
+            raise UnknownArtifactError(
+                f"there is no stage {stage!r} of {project}; it has "
+                f"{', '.join(sorted(stages)) or 'none yet'}."
+            )
+
     # Requests and approvals
 
     def request(self, reference: str, stage: str, reason: str = "") -> Request:
         """Ask for a model to be promoted; the same wish twice is one."""
         model = self._model(reference)
+        naming.check_stage(stage)
         policy = self.policy(model.project)
         if stage not in policy.promotion:
             raise PromotionRefusedError(
@@ -320,6 +339,7 @@ class Promoting(Entrusting, Describing):
 
     def promotion(self, model: Artifact, stage: str) -> Steps[Promotion]:
         """Promote a model, step by step."""
+        naming.check_stage(stage)
         about = {"project": model.project, "model": model.reference, "stage": stage}
         return (
             yield from steps.observed_steps(self._promotion(model, stage), "promotion", **about)
@@ -388,6 +408,7 @@ class Promoting(Entrusting, Describing):
             PromotionRefusedError: There is no such model, or it was recalled or is damaged.
         """
         began = time.monotonic()
+        self.check_known_stage(project, stage)
         current, pointer = self._pointer(project, stage)
         what = f"{project}@{stage} may not be rolled back"
         history = self.history(project, stage)
@@ -469,6 +490,8 @@ class Promoting(Entrusting, Describing):
                     f"{reference} was moved by leaf {pointer}, which no signed tree head covers; "
                     "if that lasts, run: artifact-pipelines audit verify"
                 )
+            if not self.catalog.read(pointers.is_alias, parsed.project, parsed.stage):
+                self.check_known_stage(parsed.project, parsed.stage)
             raise UnknownArtifactError(
                 f"{reference} serves nothing yet; only stages serve, and an alias carries no proof."
             )

@@ -304,16 +304,25 @@ class Reading(Opened):
                 ).limit(2)
         rows = self.catalog.read(lambda conn: list(conn.execute(statement)))
         if not rows:
-            hint = ""
-            if isinstance(parsed, naming.StageRef):
-                names = ", ".join(self.catalog.read(_pointers, parsed.project))
-                hint = f"; {parsed.project} has {names or 'no stage in use yet'}"
-            raise UnknownArtifactError(f"there is no artifact {reference!r}{hint}.")
+            raise UnknownArtifactError(f"there is no artifact {reference!r}{self._hint(parsed)}.")
         if len(rows) > 1:
             raise AmbiguousReferenceError(
                 f"{reference!r} names {rows[0].id[:16]} and others; write more digits."
             )
         return Artifact.of(rows[0])
+
+    def _hint(self, parsed: naming.Reference) -> str:
+        """Return what there is in place of what a reference names."""
+        match parsed:
+            case naming.StageRef(project):
+                names = ", ".join(self.catalog.read(_pointers, project))
+                return f"; {project} has {names or 'no stage in use yet'}"
+            case naming.ModelRef(project):
+                made = [model.version or 0 for model in self.models(project)]
+                has = f"v1 to v{max(made)}" if made[1:] else "v1" if made else "no model yet"
+                return f"; {project} has {has}"
+            case _:
+                return ""
 
     def files(self, reference: str) -> list[FileEntry]:
         """Return the files of an artifact, whether or not their bytes are still kept."""

@@ -266,3 +266,29 @@ def test_a_rollback_is_rehearsed(command: Command, registry: Registry, home: Pat
     assert after["rollback"]["ready"] is True
     assert (broken.code, "CANNOT" in broken.out) == (1, True)
     assert "digits/v1, rehearsed FAILED" in " ".join(table.split())
+
+
+STRANGE = {
+    ("rollback", "nope"): "there is no project 'nope'; there is digits.",
+    ("rollback", "digits", "--stage", "nope"): "no stage 'nope' of digits; it has production, st",
+    ("rollback", "digits/v1"): "'digits/v1' is no stage; write digits@production.",
+    ("history", "digits@nope"): "no stage 'nope' of digits; it has production, staging.",
+    ("history", "digits/v1"): "'digits/v1' is no stage; write digits@production.",
+    ("rehearse", "digits@nope"): "no stage 'nope' of digits; it has production, staging.",
+    ("resolve", "digits@prod"): "no stage 'prod' of digits; it has production, staging.",
+    ("resolve", "digits@staging"): "digits@staging serves nothing yet",
+    ("show", "digits/v9"): "there is no artifact 'digits/v9'; digits has v1.",
+    ("promote", "digits/v1", "--stage", ""): "stage name '' must have",
+    ("request", "digits/v1", "--stage", ""): "stage name '' must have",
+}
+
+
+@pytest.mark.parametrize("words", STRANGE)
+def test_what_is_not_there_is_named_with_what_is(
+    command: Command, registry: Registry, words: tuple[str, ...]
+) -> None:
+    promoted(registry, "a")
+    said = command("model", *words)
+
+    assert (said.code, said.out) == (2, ""), said.err
+    assert STRANGE[words] in said.err

@@ -416,6 +416,7 @@ def _promote(
 
 
 def test_a_stage_that_serves_nothing_says_so(registry: Registry) -> None:
+    building.candidate(registry, "run-1")
     with pytest.raises(UnknownArtifactError, match="serves nothing yet"):
         registry.resolve("digits@production")
 
