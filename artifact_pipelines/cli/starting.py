@@ -109,6 +109,28 @@ def load(part: str) -> pd.DataFrame:
     frame = pd.DataFrame({"months": months, "calls": calls, "paid": paid, "left": leaning > 0})
     return frame[ROWS[part]].reset_index(drop=True)
 ''',
+    "$package/model.py": '''\
+"""What the model sees and says: all that serving it imports."""
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+def features(frame: pd.DataFrame) -> Floats:
+    """Return what the model sees of each customer, in comparable sizes."""
+    columns = [frame["months"] / 36 - 1, frame["calls"] / 2 - 1, frame["paid"] / 70 - 1]
+    found: Floats = np.stack([np.ones(len(frame)), *columns], axis=1)
+    return found
+
+
+def probability(weights: Floats, x: Floats) -> Floats:
+    """Return how likely each customer is to leave."""
+    found: Floats = 1 / (1 + np.exp(-x @ weights))
+    return found
+''',
     "$package/train.py": '''\
 """A small logistic regression, trained step by step: put your own model in its place."""
 
@@ -116,12 +138,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from artifact_pipelines import Run
 from safetensors.numpy import load_file
 
-from artifact_pipelines import Run
-
-Floats = NDArray[np.float64]
+from $package.model import features, probability
 
 
 def fit(run: Run) -> None:
@@ -150,19 +170,6 @@ def evaluate(model: Path, frame: pd.DataFrame) -> dict[str, float]:
     weights = load_file(model / "model.safetensors")["weights"]
     said = probability(weights, features(frame)) > 0.5
     return {"accuracy": float((said == frame["left"].to_numpy()).mean())}
-
-
-def features(frame: pd.DataFrame) -> Floats:
-    """Return what the model sees of each customer, in comparable sizes."""
-    columns = [frame["months"] / 36 - 1, frame["calls"] / 2 - 1, frame["paid"] / 70 - 1]
-    found: Floats = np.stack([np.ones(len(frame)), *columns], axis=1)
-    return found
-
-
-def probability(weights: Floats, x: Floats) -> Floats:
-    """Return how likely each customer is to leave."""
-    found: Floats = 1 / (1 + np.exp(-x @ weights))
-    return found
 ''',
 }
 
@@ -205,7 +212,9 @@ def init(
         show_json({"project": project, "folder": str(folder), "workspace": str(workspace)})
         return
     say(f"{project}/ is a project that trains as it stands, and {WORKSPACE} lists it.")
-    note(f"Make it yours: {project}/{package}/defs/{project}/defs.yaml, data.py and train.py.")
+    note(
+        f"Make it yours: {project}/{package}/defs/{project}/defs.yaml, data.py, model.py, train.py."
+    )
     note("Look at it:    dagster dev -w workspace.yaml, then http://127.0.0.1:3000")
     note(f"Train it:      materialize its datasets, then artifact-pipelines run start {project}")
     note(f"Everything it makes goes to {found.home}.")

@@ -35,7 +35,6 @@ class OnlyDeclared(importlib.abc.MetaPathFinder):
     def __init__(self, allowed: Sequence[str]) -> None:
         """Allow the standard library and some top-level modules."""
         self._allowed = {*sys.stdlib_module_names, *allowed}
-        self.refused: dict[str, None] = {}
 
     def find_spec(
         self,
@@ -49,7 +48,6 @@ class OnlyDeclared(importlib.abc.MetaPathFinder):
         # What the interpreter was built with is a module of the standard library without a name.
         if top in self._allowed or top.startswith("_sysconfigdata"):
             return None
-        self.refused[top] = None
         raise UndeclaredError(f"no declared requirement brings the module {top!r}", name=top)
 
 
@@ -67,10 +65,8 @@ def main(handle: int) -> None:
 def serve(request: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a model answers, how long it takes and what it needs."""
     sys.path[:] = request["path"]
-    guard = None
     if request["allowed"] is not None:
-        guard = OnlyDeclared(request["allowed"])
-        sys.meta_path.insert(0, guard)
+        sys.meta_path.insert(0, OnlyDeclared(request["allowed"]))
     began = time.perf_counter()
     try:
         module, _, name = request["function"].partition(":")
@@ -82,8 +78,8 @@ def serve(request: Mapping[str, Any]) -> dict[str, Any]:
         again = plain(function(Path(request["model"]), _table(request)))
         ended = time.perf_counter()
     except (Exception, SystemExit) as error:  # noqa: BLE001 (what it raises is the answer)
-        refused = sorted(guard.refused) if guard is not None else []
-        return {"raised": f"{type(error).__name__}: {error}", "undeclared": refused}
+        missing = _undeclared(error)
+        return {"raised": f"{type(error).__name__}: {error}", "undeclared": missing}
     return {
         "answers": first,
         "same": json.dumps(first) == json.dumps(again),
@@ -93,6 +89,15 @@ def serve(request: Mapping[str, Any]) -> dict[str, Any]:
         "memory": _most_memory(),
         "used": _used(request["distributions"]),
     }  # fmt: skip
+
+
+def _undeclared(error: BaseException | None) -> list[str]:
+    """Return the undeclared module that an error comes from; libraries also probe for others."""
+    while error is not None:
+        if isinstance(error, UndeclaredError):
+            return [str(error.name)]
+        error = error.__cause__ or error.__context__
+    return []
 
 
 def _table(request: Mapping[str, Any]) -> Any:  # noqa: ANN401 (a frame, where there is pandas)

@@ -56,8 +56,11 @@ def test_a_project_is_begun_and_listed(place: Path, command: Command) -> None:
         "churn/churn_project/data.py",
         "churn/churn_project/definitions.py",
         "churn/churn_project/defs/churn/defs.yaml",
+        "churn/churn_project/model.py",
         "churn/churn_project/train.py",
     }
+    # A server imports it, and has no registry.
+    assert "artifact_pipelines" not in (place / "churn/churn_project/model.py").read_text()
     locations = yaml.safe_load((place / "workspace.yaml").read_text())["load_from"]
     assert [found["python_module"]["location_name"] for found in locations] == [
         "artifact_pipelines",

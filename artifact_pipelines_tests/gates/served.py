@@ -1,5 +1,6 @@
 """Functions that serve a model whose whole content is a factor, well and badly."""
 
+import contextlib
 import importlib
 import json
 import os
@@ -55,6 +56,18 @@ def fails(model: Path, rows: Rows) -> list[float]:
 def undeclared(model: Path, rows: Rows) -> list[float]:
     """Need a library."""
     importlib.import_module("numpy")
+    return times(model, rows)
+
+
+def probes(model: Path, rows: Rows) -> list[float]:
+    """Look for a library that may be there, and need another."""
+    for name in ("numpy", "pandas"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    try:
+        importlib.import_module("safetensors")
+    except ImportError as error:
+        raise RuntimeError("no way to read the weights") from error
     return times(model, rows)
 
 

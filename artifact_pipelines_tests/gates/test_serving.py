@@ -95,6 +95,7 @@ def test_golden_answers_that_differ_fail_below_the_share(model: Path) -> None:
         ("dies", "the model's own process ended without an answer, with exit code 9"),
         ("missing", "it raised AttributeError"),
         ("undeclared", "it asked for numpy, which is not declared"),
+        ("probes", "weights; it asked for safetensors, which is not declared"),
         ("ours", "it asked for artifact_pipelines, which is not declared"),
     ],
 )
