@@ -1,5 +1,6 @@
 """A project as its YAML declares it, checked field by field."""
 
+import difflib
 import importlib.util
 import json
 import re
@@ -13,8 +14,20 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from artifact_pipelines.domain import digest, naming
-from artifact_pipelines.domain.gate import FILES, Custom, Gate, NoWorse, Onnx, Rows, Serving
-from artifact_pipelines.domain.policy import Contract, Policy
+from artifact_pipelines.domain.gate import (
+    FILES,
+    GATE_FIELDS,
+    GATES_BY_FORM,
+    Custom,
+    Gate,
+    Limits,
+    NoWorse,
+    Onnx,
+    Rows,
+    Serving,
+)
+from artifact_pipelines.domain.keeping import Retention
+from artifact_pipelines.domain.policy import Approvals, Contract, Policy, Select
 from artifact_pipelines.errors import ArtifactError, ConfigurationError
 
 ASSETS = ("training_run", "checkpoints", "candidate", "retention_plan", "cleanup", "archive")
@@ -145,6 +158,12 @@ def explained(error: BaseException, fields: Collection[str] = ()) -> Configurati
     while found is not None:
         if isinstance(found, ConfigurationError):
             return found
+        if isinstance(found, yaml.MarkedYAMLError) and found.problem_mark is not None:
+            at = found.context_mark or found.problem_mark
+            context = f" {found.context}," if found.context else ""
+            return ConfigurationError(
+                f"{at.name}:{at.line + 1}: this is no YAML:{context} {found.problem}."
+            )
         if isinstance(found, ValidationError):
             errors = found.errors()
             named = [_PLACE.search(str(one["loc"][0])) if one["loc"] else None for one in errors]
@@ -160,20 +179,80 @@ def explained(error: BaseException, fields: Collection[str] = ()) -> Configurati
 def _worst(
     errors: Sequence[Any], places: Sequence[str], fields: Collection[str]
 ) -> ConfigurationError:
-    """Return the first error that is not only about what a template would be."""
-    pairs = list(zip(errors, places, strict=True))
-    one, place = next((pair for pair in pairs if pair[0]["loc"][-1] != "str"), pairs[0])
+    """Return the error that says most: of a field that nobody knows, or else the deepest.
+
+    What else is wrong there follows from it, or is about what a template would be.
+    """
+    pairs = [pair for pair in zip(errors, places, strict=True) if pair[0]["loc"][-1] != "str"]
+    pairs = pairs or [(errors[0], places[0])]
+    top = pairs[0][0]["loc"][0]
+    one, place = min(
+        (pair for pair in pairs if pair[0]["loc"][0] == top),
+        key=lambda pair: (pair[0]["type"] != "extra_forbidden", -len(pair[0]["loc"])),
+    )
     said = {"extra_forbidden": "there is no such field", "missing": "it is missing"}.get(
         one["type"], one["msg"].removeprefix("Value error, ")
     )
+    if top == "promotion" and one["type"] == "literal_error":
+        said = "expected automatic, or approvals with a number, such as {approvals: 1}"
     # Between the names of fields stand those of types, which nobody wrote.
     parts = [part for part in one["loc"] if isinstance(part, int) or _PART.fullmatch(part)]
+    form = ""
     if parts[0] == "gates" and len(parts) > _FORM_OF_A_GATE:
-        del parts[_FORM_OF_A_GATE]
+        form = str(parts.pop(_FORM_OF_A_GATE))
+    if one["type"] == "extra_forbidden":
+        known = list(fields) if len(parts) == 1 else _fields_beside(parts, form)
+        near = difflib.get_close_matches(str(parts[-1]), [*known, *(GATE_FIELDS if form else ())])
+        said += f"; {near[0]!r} may be meant" if near else f"; expected one of {', '.join(known)}"
     field = ".".join(str(part) for part in parts)
-    if one["type"] == "extra_forbidden" and len(parts) == 1 and fields:
-        said += f"; expected one of {', '.join(fields)}"
-    return ConfigurationError(f"{place}: the field {field!r} is wrong: {said}.")
+    return ConfigurationError(f"{_line(place, parts)}: the field {field!r} is wrong: {said}.")
+
+
+def _fields_beside(parts: Sequence[Any], form: str) -> list[str]:
+    """Return the fields that may stand where an unknown one does."""
+    tops: Mapping[Any, type[BaseModel]] = {
+        "datasets": Dataset,
+        "limits": Limits,
+        "promotion": Approvals,
+        "retention": Retention,
+        "select": Select,
+    }
+    model = GATES_BY_FORM[form] if form else tops[parts[0]]
+    for part in parts[1:-1]:
+        inner = model.model_fields[part].annotation if part in model.model_fields else None
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            model = inner
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _line(place: str, parts: Sequence[Any]) -> str:
+    """Return a place with the line of a field itself: Dagster names that of the topmost one."""
+    file, _, line = place.rpartition(":")
+    try:
+        documents = list(yaml.compose_all(Path(file).read_text(encoding="utf-8")))
+    except (OSError, UnicodeError, yaml.YAMLError):
+        return place
+    found = int(line)
+    for document in documents:
+        node, _ = _below(document, "attributes")
+        for number, part in enumerate(parts):
+            node, below = _below(node, part)
+            # Of several projects in one file it is the one that Dagster's line is in.
+            if below is None or (number == 0 and below != int(line)):
+                break
+            found = max(found, below)
+    return f"{file}:{found}"
+
+
+def _below(node: Any, part: Any) -> tuple[Any, int | None]:  # noqa: ANN401 (a YAML node)
+    """Return what stands under a key or number of a YAML node, and its line."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if key.value == part:
+                return value, key.start_mark.line + 1
+    if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+        return node.value[part], node.value[part].start_mark.line + 1
+    return None, None
 
 
 def _declared(fields: Mapping[str, Any], folders: Sequence[Path]) -> Declaration:

@@ -415,3 +415,19 @@ Gate = Annotated[
     | Annotated[Serving, Tag("serving")],
     Discriminator(_which),
 ]
+
+GATES_BY_FORM: Final[Mapping[str, type[Part]]] = {
+    "bound": MetricBound,
+    "no_worse": NoWorse,
+    "formats": Formats,
+    "custom": Custom,
+    "governance": Governance,
+    "onnx": Onnx,
+    "rows": Rows,
+    "schema": Schema,
+    "serving": Serving,
+}
+"""The forms, by what pydantic calls them."""
+
+GATE_FIELDS: Final = tuple(field for field, _ in _KNOWN_BY if not field.endswith("_"))
+"""The fields by one of which a form is known; without any it is a bound on a metric."""

@@ -120,7 +120,25 @@ def test_several_projects_in_one_location_share_one_sensor(load: Load) -> None:
 @pytest.mark.parametrize(
     "old,new,said",
     [
-        ("owners:", "owner:", ":5: the field 'owner' is wrong: .* expected one of name, owners"),
+        ("owners:", "owner:", ":5: the field 'owner' is wrong: .* 'owners' may be meant"),
+        ("owners:", "xyz:", ":5: the field 'xyz' is wrong: .* expected one of name, owners"),
+        (
+            "formats:",
+            "format:",
+            ":16: the field 'gates.2.format' is wrong: .* 'formats' may be meant",
+        ),
+        (
+            "evaluation: rows",
+            "promotion: {production: {approvals: one}}",
+            "'promotion.production.approvals' .* valid integer",
+        ),
+        (
+            "evaluation: rows",
+            "promotion: {production: by hand}",
+            "'promotion.production' .* or approvals with a number",
+        ),
+        ("last: ", "lst: ", "'retention.keep.lst' is wrong: .* 'last' may be meant"),
+        ("mode: max", "mode: max: min", r"defs.yaml:\d+: this is no YAML: .* mapping"),
         ("  train: artifact_pipelines_tests.sample:fit", "", "the field 'train' .* missing"),
         ("mode: max", "mode: largest", ":12: the field 'select.mode' .* 'max' or 'min'"),
         ("try: 3", "try: many", "the field 'select.try' .* valid integer"),
@@ -196,7 +214,7 @@ def test_the_graph_of_the_platform(snapshot: SnapshotAssertion) -> None:
 
 
 def test_a_yaml_that_is_no_yaml_names_its_line(load: Load) -> None:
-    with pytest.raises(Exception, match=r'defs.yaml", line 13'):
+    with pytest.raises(ConfigurationError, match=r"defs.yaml:13: this is no YAML: .* ':'"):
         load(YAML.replace("  gates:", "  gates"))
 
 
