@@ -6,7 +6,7 @@ checks its rules, then appends a leaf; the tables change here and nowhere else.
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -691,6 +691,9 @@ _HANDLERS: Mapping[str, Callable[[Transaction, Leaf, Body], None]] = {
     "erase": _erase,
     "declare": _declare,
 }
+
+ACTIONS: Final = frozenset({"publish", *_HANDLERS})
+"""What a leaf may say was done."""
 
 
 def _statement(body: Body) -> dict[str, Any]:

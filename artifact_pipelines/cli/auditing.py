@@ -26,7 +26,12 @@ from artifact_pipelines.cli.output import (
     show_table,
     utc,
 )
-from artifact_pipelines.errors import ArtifactError, CatalogError
+from artifact_pipelines.errors import (
+    ArtifactError,
+    CatalogError,
+    ConfigurationError,
+    LedgerError,
+)
 from artifact_pipelines.settings import Settings
 
 audit = typer.Typer(help="The ledger: who did what, and whether it is whole.", no_args_is_help=True)
@@ -34,6 +39,7 @@ keys = typer.Typer(help="Signing keys.", no_args_is_help=True)
 catalog = typer.Typer(help="The database of facts.", no_args_is_help=True)
 
 if TYPE_CHECKING:
+    from artifact_pipelines.domain.signing import PublicKey
     from artifact_pipelines.registry import Registry
     from artifact_pipelines.registry.deciding import RegisteredKey
 
@@ -54,6 +60,12 @@ def show_log(
     as_json: Json = False,
 ) -> None:
     """Show the newest leaves of the ledger, oldest first."""
+    from artifact_pipelines.catalog.fold import ACTIONS
+
+    if action is not None and action not in ACTIONS:
+        raise ConfigurationError(
+            f"no leaf has the action {action!r}; expected one of {', '.join(sorted(ACTIONS))}."
+        )
     with listing() as registry:
         events = (
             []
@@ -169,10 +181,9 @@ def register_key(
     as_json: Json = False,
 ) -> None:
     """Register the public half of a key that is kept elsewhere."""
-    from artifact_pipelines.domain.signing import PublicKey
-
+    given = _public(public)
     with writing() as registry:
-        key = registry.register_key(name, PublicKey.from_hex(public), role or ["approver"])
+        key = registry.register_key(name, given, role or ["approver"])
     _show_key(key, f"{key.name} may sign as {', '.join(key.roles)}.", as_json=as_json)
 
 
@@ -188,7 +199,6 @@ def rotate_key(
     as_json: Json = False,
 ) -> None:
     """Put a new key in the place of another; what the former signed stays valid."""
-    from artifact_pipelines.domain.signing import PublicKey
     from artifact_pipelines.registry.deciding import RegisteredKey
     from artifact_pipelines.registry.keys import LOG
 
@@ -197,7 +207,7 @@ def rotate_key(
             fresh = registry.rotate_log_key(reason)
             key = RegisteredKey(LOG, fresh.key_id, (LOG,), fresh.hex)
         else:
-            given = None if public is None else PublicKey.from_hex(public)
+            given = None if public is None else _public(public)
             key = registry.rotate_key(name, given, reason)
     _show_key(key, f"{name} signs with the key {key.id} from now on.", as_json=as_json)
 
@@ -213,6 +223,16 @@ def revoke_key(
     with reading() as registry:
         key = registry.revoke_key(name, reason)
     _show_key(key, f"{name} signs nothing any more (leaf {key.revoked}).", as_json=as_json)
+
+
+def _public(text: str) -> "PublicKey":
+    """Return the public key that somebody wrote; one that is none is bad input, not bad proof."""
+    from artifact_pipelines.domain.signing import PublicKey
+
+    try:
+        return PublicKey.from_hex(text)
+    except LedgerError as error:
+        raise ConfigurationError(str(error)) from None
 
 
 def _show_key(key: "RegisteredKey", said: str, *, as_json: bool) -> None:

@@ -88,6 +88,11 @@ def check_stage(name: str) -> str:
     return _unambiguous(name, "stage")
 
 
+def check_key(name: str) -> str:
+    """Return the name of a signing key, which is that of its file as well."""
+    return _unambiguous(name, "key")
+
+
 def _checked(name: str, what: str) -> str:
     """Return a name that the general rule allows."""
     if not matches(_NAME, name):

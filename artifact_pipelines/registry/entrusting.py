@@ -37,7 +37,7 @@ class Entrusting(SigningOff):
 
     def register_key(self, name: str, public: PublicKey, roles: Sequence[str]) -> RegisteredKey:
         """Register a public key under a name with its roles; again is once."""
-        naming.check_project(name)
+        naming.check_key(name)
         unknown = sorted(set(roles) - set(governance.ROLES))
         if unknown or not roles:
             raise PolicyError(
@@ -97,8 +97,10 @@ class Entrusting(SigningOff):
 
         Raises:
             KeyMissingError: No key of this name is in force.
-            PolicyError: It is the last key of an owner.
+            PolicyError: It is the last key of an owner, or no reason is given.
         """
+        if not reason.strip():
+            raise PolicyError(f"say why the key {name!r} ends: the reason is kept in the ledger.")
         key = self._in_force(name)
         owners = [one for one in self.key_list() if "owner" in one.roles and one.revoked is None]
         if [one.id for one in owners] == [key.id]:
@@ -125,13 +127,25 @@ class Entrusting(SigningOff):
         )
 
     def registered_signer(self, name: str, role: str) -> SigningKey:
-        """Return the key of a name that is at hand, registered for a role and in force."""
+        """Return the key of a name that is at hand, registered for a role and in force.
+
+        Raises:
+            KeyMissingError: There is none.
+        """
+        naming.check_key(name)
         for key in self.key_list():
             if key.name == name and role in key.roles and key.revoked is None:
                 signer = self.keys.load(name)
                 if signer.key_id != key.id:
                     raise KeyMissingError(f"the key file {name!r} is not the registered key.")
                 return signer
+        taken = [key for key in self.key_list() if key.name == name and key.revoked is None]
+        if taken or name == LOG:
+            roles = ", ".join(taken[0].roles) if taken else "the signer of the tree heads"
+            raise KeyMissingError(
+                f"the key {name!r} is registered as {roles} and not as {role}; use another, made "
+                "with: artifact-pipelines key create NAME"
+            )
         raise KeyMissingError(
             f"no key {name!r} is registered as {role}; make one with: "
             f"artifact-pipelines key create {name}"

@@ -140,7 +140,7 @@ class KeyFolder:
             return []
 
     def _make(self, name: str, suffix: str) -> SigningKey:
-        naming.check_project(name)
+        naming.check_key(name)
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         key = SigningKey.generate()
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC

@@ -257,6 +257,11 @@ class Promoting(Entrusting, Describing):
                 f"{model.reference} cannot be requested for {stage!r}",
                 ["it was forgotten" if model.state != "live" else "it was recalled"],
             )
+        current, pointer = self._pointer(model.project, stage)
+        if current == model.id:
+            raise PromotionRefusedError(
+                f"{model.reference} cannot be requested for {stage!r}", ["it is there already"]
+            )
         for there in self.requests(model.project, stage):
             if there.state == "open" and there.model.id == model.id:
                 return there
@@ -268,7 +273,7 @@ class Promoting(Entrusting, Describing):
                 "stage": stage,
                 "artifact": model.id,
                 "policy": policy.digest,
-                "pointer": self._pointer(model.project, stage)[1],
+                "pointer": pointer,
                 "author": self.actor,
                 "reason": reason,
             },

@@ -12,7 +12,7 @@ import pytest
 
 from artifact_pipelines.cli import app
 from artifact_pipelines.registry import Registry
-from artifact_pipelines_tests.building import promoted, run
+from artifact_pipelines_tests.building import candidate, promoted, run
 from artifact_pipelines_tests.cli.conftest import Command, damage
 
 
@@ -310,3 +310,49 @@ def test_a_place_that_cannot_be_written_is_one_sentence(
     assert (said.code, "Traceback" in said.err) == (2, False)
     assert f"{tmp_path / 'file'}" in said.err
     assert "Not a directory" in said.err
+
+
+WRONG = {
+    ("key", "register", "bob", "zzzz"): (2, "'zzzz' is no public key of 64 lowercase"),
+    ("key", "register", "bob", "0" * 64): (2, "a point of small order"),
+    ("key", "rotate", "alice", "--public", "zzzz"): (2, "'zzzz' is no public key"),
+    ("key", "create", ""): (2, "key name '' must have"),
+    ("key", "revoke", "alice", "--reason", " "): (2, "say why the key 'alice' ends"),
+    ("audit", "log", "--action", "bogus"): (2, "'bogus'; expected one of alarm, alias_set"),
+    ("model", "request", "digits/v1", "--stage", "production"): (1, "it is there already"),
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_what_cannot_be_meant_is_refused(
+    command: Command, registry: Registry, words: tuple[str, ...]
+) -> None:
+    promoted(registry, "a")
+    size = len(registry.events(limit=1_000))
+    said = command(*words)
+
+    assert (said.code, said.out) == (WRONG[words][0], ""), said.err
+    assert WRONG[words][1] in said.err
+    assert len(registry.events(limit=1_000)) == size
+
+
+@pytest.mark.parametrize(
+    "key, said",
+    [
+        ("owner", "the key 'owner' is registered as owner and not as approver; use another"),
+        ("service", "and not as approver; use another"),
+        ("log", "the key 'log' is registered as the signer of the tree heads"),
+        ("../keys/x", "key name '../keys/x' must have"),
+        ("nobody", "artifact-pipelines key create nobody"),
+    ],
+)
+def test_a_key_that_may_not_approve_says_what_can(
+    command: Command, registry: Registry, key: str, said: str
+) -> None:
+    candidate(registry, "a")
+    registry.request("digits/v1", "production")
+    refused = command("model", "approve", "digits/v1", "--stage", "production", "--key", key)
+
+    assert refused.code == 2
+    assert said in refused.err
+    assert "key create log" not in refused.err
