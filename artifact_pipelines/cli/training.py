@@ -51,6 +51,15 @@ def list_runs(project: Project = None, *, as_json: Json = False) -> None:
         names = projects(registry, project)
         found = [] if registry is None else [run for name in names for run in registry.runs(name)]
         planned = [] if registry is None else registry.planned(names)
+        silent = (
+            set()
+            if registry is None
+            else {
+                one.artifact.id
+                for one in found
+                if one.state == "running" and not registry.in_training(one.artifact)
+            }
+        )
     if as_json:
         show_json(
             {
@@ -72,7 +81,7 @@ def list_runs(project: Project = None, *, as_json: Json = False) -> None:
         [
             (
                 view.artifact.reference,
-                view.state,
+                "silent" if view.artifact.id in silent else view.state,
                 view.checkpoints[-1].step if view.checkpoints else "",
                 figures(view.checkpoints[-1].metrics, 1) if view.checkpoints else "",
                 lately(view.artifact.published),
@@ -80,6 +89,8 @@ def list_runs(project: Project = None, *, as_json: Json = False) -> None:
             for view in found
         ],
     )
+    if silent:
+        note("silent: no process trains it. It goes on when it is begun again under its name.")
 
 
 @runs.command("show")
@@ -92,6 +103,13 @@ def show_run(reference: Reference, *, as_json: Json = False) -> None:
                 f"{reference} is a {_kind(artifact)}, not a run; write {artifact.project}/run-name."
             )
         view = registry.run(artifact.project, artifact.name)
+        state = f"{view.state}: {view.reason}" if view.reason else view.state
+        if view.state == "running" and not registry.in_training(artifact):
+            last = view.checkpoints[-1] if view.checkpoints else artifact
+            state = (
+                f"running, no sign of life since {moment(last.published)}: no process trains it; "
+                "it goes on when it is begun again under its name"
+            )
         shape = shapes.details(registry, artifact) | {
             "run_state": view.state,
             "reason": view.reason,
@@ -103,7 +121,7 @@ def show_run(reference: Reference, *, as_json: Json = False) -> None:
     show_facts(
         artifact.reference,
         {
-            "state": f"{view.state}: {view.reason}" if view.reason else view.state,
+            "state": state,
             "begun": moment(artifact.published),
             "parameters": ", ".join(f"{name} {value}" for name, value in shape["params"].items()),
             "made from": "\n".join(

@@ -293,3 +293,18 @@ def test_text_of_others_cannot_steer_the_terminal(command: Command, registry: Re
 
     assert "\x1b" not in said.out
     assert "[red]loud[/red]" in said.out.replace("\n", "").replace(" ", "")
+
+
+def test_a_run_whose_trainer_was_killed_does_not_look_alive(
+    command: Command, registry: Registry
+) -> None:
+    begun = registry.start_run(PROJECT, "killed")
+    with registry.sole_trainer(begun):
+        alive = command("run", "list").out, command("run", "show", begun.reference).out
+    silent = command("run", "list")
+    shown = command("run", "show", begun.reference)
+
+    assert all("running" in said and "no sign of life" not in said for said in alive)
+    assert "silent" in silent.out
+    assert "silent: no process trains it" in silent.err
+    assert "running, no sign of life since" in " ".join(shown.out.split())
