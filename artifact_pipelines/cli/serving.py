@@ -65,7 +65,7 @@ def list_models(project: training.Project = None, *, as_json: Json = False) -> N
         return
     show_table(
         "Models",
-        ("=model", "gates", "stages", "=made from", "metrics", "=state"),
+        ("=model", "=gates", "stages", "=made from", "metrics", "=state"),
         [
             (
                 row["reference"],
@@ -73,7 +73,7 @@ def list_models(project: training.Project = None, *, as_json: Json = False) -> N
                 ", ".join(row["stages"]),
                 row["checkpoint"],
                 figures(row["metrics"], 1),
-                "recalled" if row["recalled"] else row["state"],
+                _state(row),
             )
             for row in rows
         ],
@@ -499,9 +499,16 @@ def _way_back_told(way: dict[str, Any] | None) -> str:
     return f"{way['reference']}, rehearsed {how} {moment(way['rehearsed'])}"
 
 
+def _state(row: shapes.Shape) -> str:
+    """Return what has become of a model, in a word."""
+    if row["recalled"]:
+        return "recalled"
+    return "failed" if row["state"] == "live" and row["gates"]["failed"] else str(row["state"])
+
+
 def _gates(gates: dict[str, Any]) -> str:
     if gates["failed"]:
-        return f"failed {', '.join(gates['failed'])}"
+        return f"{len(gates['failed'])} failed"
     return f"{gates['passed']} passed" if gates["passed"] else "not judged"
 
 

@@ -86,6 +86,7 @@ attributes:
     - {metric: accuracy, min: 0.75}
     - {metric: accuracy, no_worse_than: production, tolerance: 0.005}
     - {formats: [safetensors]}
+  # Staging takes the newest model that passes every gate; production takes what is approved.
   promotion: {staging: automatic, production: {approvals: 1}}
   retention: {keep: {last: 3, best: 1}, forget_after: 30d}
   # schedule: "0 3 * * *"  # train again every night

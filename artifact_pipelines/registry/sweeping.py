@@ -181,8 +181,8 @@ class Sweeping(Publishing):
         known = self.projects()
         if project not in known:
             raise UnknownArtifactError(
-                f"there is no project {project!r}; there is {', '.join(known) or 'none'}. "
-                "A new one has to have its datasets materialized first."
+                f"there is no project {project!r}; there is {', '.join(known) or 'none yet'}. "
+                "Of a new one, the datasets are materialized first."
             )
         if not 0 < len(runs) <= MOST_RUNS:
             raise ConfigurationError(f"a plan holds 1 to {MOST_RUNS} runs, not {len(runs)}.")

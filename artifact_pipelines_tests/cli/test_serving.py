@@ -1,5 +1,6 @@
 """Models and their way through the stages on the command line."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -111,7 +112,10 @@ def test_a_list_tells_which_gates_failed(command: Command, registry: Registry) -
     bad = registry.publish_model(run(registry, "bad", seed=2)[-1])
     judge(registry, bad, passed=False)
     rows = command("model", "list", "--json").json()["models"]
+    shown = command("model", "list").out.splitlines()
 
+    assert re.search("digits/v1 +[0-9]+ passed .* live", shown[2])
+    assert re.search("digits/v2 +2 failed .* failed", shown[3])
     assert [row["checkpoint"] for row in rows] == ["digits/good@2", "digits/bad@2"]
     assert rows[0]["gates"]["failed"] == []
     assert rows[1]["gates"] == {"passed": 0, "failed": ["integrity", "safety"]}
