@@ -158,6 +158,28 @@ def full_scans(registry: Registry, asked: Asked, *, small: bool = False) -> list
         return list(_scans_of_postgres(found[0]["Plan"], limited=False))
 
 
+def reads(registry: Registry, asked: Asked) -> tuple[int, int]:
+    """Return how many rows of growing tables Postgres reads for a statement, and how many it finds.
+
+    Reading a table from end to end is forbidden to it, as it would not do so for a long one.
+    """
+    with registry.catalog.engine.connect() as conn:
+        cursor: Any = conn.connection.cursor()
+        cursor.execute("set local enable_seqscan = off")
+        cursor.execute(f"explain (analyze, timing off, format json) {asked.text}", asked.values)
+        plan = cursor.fetchone()[0][0]["Plan"]
+        return _rows_read(plan), round(plan["Actual Rows"])
+
+
+def _rows_read(plan: Mapping[str, Any]) -> int:
+    read: int = sum(_rows_read(child) for child in plan.get("Plans", ()))
+    if plan.get("Relation Name") not in GROWING:
+        return read
+    removed = ("Rows Removed by Filter", "Rows Removed by Index Recheck")
+    rows = plan["Actual Rows"] + sum(plan.get(name, 0) for name in removed)
+    return read + round(float(rows * plan["Actual Loops"]))
+
+
 def _scans_of_sqlite(details: list[str], text: str) -> list[str]:
     found = []
     for detail in details:

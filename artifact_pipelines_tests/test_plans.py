@@ -1,15 +1,20 @@
 """Every question of every day is answered through an index, on both databases."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
+import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from artifact_pipelines.catalog import search, tables
+from artifact_pipelines.catalog import ledger, search, tables
 from artifact_pipelines.catalog.catalog import Catalog, Transaction
+from artifact_pipelines.defs.events import Cursor, tick
 from artifact_pipelines.registry import Registry
 from artifact_pipelines.registry.keys import KeyFolder
 from artifact_pipelines.store.memory import MemoryBackend
+from artifact_pipelines_tests.building import POLICY
+from artifact_pipelines_tests.databases import Postgres
 from artifact_pipelines_tests.histories import History, fill
 from artifact_pipelines_tests.questions import (
     QUESTIONS,
@@ -18,9 +23,13 @@ from artifact_pipelines_tests.questions import (
     full_scans,
     listening,
     plan_of,
+    reads,
 )
 
 AT = "project-0000"
+
+FOLLOWED = frozenset(one for one in QUESTIONS if "search" in one or "made from" in one)
+"""What reads more than it returns: a lineage its nodes, a search what its bounds let through."""
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
@@ -69,6 +78,56 @@ def test_a_question_is_answered_through_an_index(
     assert heard.asked
     for asked in heard.asked:
         assert full_scans(registry, asked, small=True) == [], asked.text
+
+
+@pytest.mark.parametrize("filled", ["postgres"], indirect=True)
+@pytest.mark.parametrize("question", [one for one in QUESTIONS if one not in FOLLOWED])
+def test_a_question_reads_little_more_than_it_returns(
+    filled: tuple[Registry, Somewhere], question: str
+) -> None:
+    registry, somewhere = filled
+    with listening(registry) as heard:
+        QUESTIONS[question](registry, somewhere)
+
+    for asked in heard.asked:
+        read, found = reads(registry, asked)
+        assert read <= 2 * found + 5, asked.text
+
+
+@pytest.mark.deep
+def test_a_long_history_is_not_read_from_end_to_end(postgres: Postgres, tmp_path: Path) -> None:
+    catalog = Catalog(postgres.catalog())
+    with Registry(catalog, MemoryBackend(), KeyFolder(tmp_path), "tester") as registry:
+        catalog.write(crowd)
+        history = History(100_000)
+        fill(catalog, history)
+        model = registry.get(history.newest[AT])
+        somewhere = Somewhere(AT, "run-00007", model.id, model.seq)
+        for question in QUESTIONS.values():
+            with listening(registry) as heard:
+                question(registry, somewhere)
+            for asked in heard.asked:
+                assert full_scans(registry, asked) == [], asked.text
+
+
+@pytest.mark.parametrize("filled", ["postgres"], indirect=True)
+def test_a_tick_reads_what_is_new(filled: tuple[Registry, Somewhere]) -> None:
+    registry, _ = filled
+    registry.set_policy(AT, POLICY)
+    before = registry.catalog.read(ledger.head).size - 1
+    cursor = Cursor(before).encode()
+    run = registry.start_run(AT, "new", params={"lr": 0.1})
+    for step in range(10):
+        registry.publish_checkpoint(run, {"model.safetensors": b"%d" % step}, step=step)
+    registry.finish_run(run, "finished")
+    with dg.DagsterInstance.ephemeral() as instance, listening(registry) as heard:
+        result = tick(registry, instance, "events", {AT: POLICY}, cursor)
+
+    assert isinstance(result, dg.SensorResult)
+    assert result.run_requests
+    for asked in heard.asked:
+        read, found = reads(registry, asked)
+        assert read <= 2 * found + 5, asked.text
 
 
 def test_a_full_scan_is_seen(filled: tuple[Registry, Somewhere]) -> None:

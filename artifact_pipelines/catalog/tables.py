@@ -55,7 +55,7 @@ artifact = Table(
     Column("tier", Text, nullable=False, comment="hot, cold"),
     Column("run", Text, comment="the training run that stands behind it, itself where it is one"),
     Column("lock", Text, comment="of a run: SHA-256 of the list of its packages"),
-    Index("ix_artifact_run", "run"),
+    Index("ix_artifact_run_kind", "run", "kind"),
     Index("ix_artifact_lock", "lock"),
     Index("ix_artifact_project_kind_name_step", "project", "kind", "name", "step"),
     Index(

@@ -283,17 +283,19 @@ class Reading(Opened):
                     table.c.name == name,
                 )
             case naming.NumberedRef(project, name, number):
-                statement = statement.where(
-                    table.c.project == project,
-                    table.c.name == name,
-                    table.c.kind.in_([Kind.CHECKPOINT.value, Kind.DATASET.value]),
-                )
+                ids = [
+                    _numbered(project, kind, name, place, number)
+                    for kind, place in (
+                        (Kind.CHECKPOINT, table.c.step),
+                        (Kind.DATASET, table.c.version),
+                    )
+                ]
                 place = sa.func.coalesce(table.c.step, table.c.version)
-                if number == "latest":
-                    statement = statement.order_by(place.desc(), table.c.attempt.desc()).limit(1)
-                else:
-                    statement = statement.where(place == number)
-                    statement = statement.order_by(table.c.attempt.desc()).limit(1)
+                statement = (
+                    statement.where(table.c.id.in_(sa.union_all(*ids)))
+                    .order_by(place.desc(), table.c.attempt.desc())
+                    .limit(1)
+                )
             case naming.DigestRef(prefix):
                 end = prefix + "g"  # one beyond the last hexadecimal digit
                 statement = statement.where(
@@ -540,8 +542,23 @@ def _begin_reading(tx: Transaction, lease: str, artifact: Artifact) -> None:
     )
 
 
+def _numbered(
+    project: str, kind: Kind, name: str, place: sa.Column[Any], number: int | str
+) -> sa.Select[Any]:
+    """Return the id of what has a number, or the highest one, read at its place in an index."""
+    table = tables.artifact
+    found = sa.select(table.c.id).where(
+        table.c.project == project,
+        table.c.kind == kind.value,
+        table.c.name == name,
+        place.is_not(None) if number == "latest" else place == number,
+    )
+    newest = found.order_by(place.desc(), table.c.attempt.desc()).limit(1)
+    return sa.select(newest.subquery().c.id)
+
+
 def _models(conn: Connection, project: str, run: str | None, above: int | None) -> list[Artifact]:
-    model, checkpoint, edge = tables.artifact, tables.artifact.alias("checkpoint"), tables.edge
+    model = tables.artifact
     statement = (
         sa.select(model)
         .where(model.c.project == project, model.c.kind == Kind.MODEL.value)
@@ -550,16 +567,11 @@ def _models(conn: Connection, project: str, run: str | None, above: int | None) 
     if above is not None:
         statement = statement.where(model.c.name == project, model.c.version > above)
     if run is not None:
-        statement = (
-            statement.join(edge, edge.c.child == model.c.id)
-            .join(checkpoint, checkpoint.c.id == edge.c.parent)
-            .where(
-                edge.c.role == "checkpoint",
-                checkpoint.c.project == project,
-                checkpoint.c.kind == Kind.CHECKPOINT.value,
-                checkpoint.c.name == run,
-            )
+        # Through the run that stands behind each model: through its edges, Postgres reads all.
+        named = sa.select(tables.run.c.id).where(
+            tables.run.c.project == project, tables.run.c.name == run
         )
+        statement = statement.where(model.c.run.in_(named))
     return [Artifact.of(row) for row in conn.execute(statement)]
 
 

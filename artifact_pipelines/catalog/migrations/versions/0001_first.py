@@ -87,7 +87,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name="pk_artifact"),
     )
-    op.create_index("ix_artifact_run", "artifact", ["run"], unique=False)
+    op.create_index("ix_artifact_run_kind", "artifact", ["run", "kind"], unique=False)
     op.create_index("ix_artifact_lock", "artifact", ["lock"], unique=False)
     op.create_index("ix_artifact_content", "artifact", ["content"], unique=False)
     op.create_index(
