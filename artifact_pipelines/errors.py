@@ -213,6 +213,10 @@ class TrainerError(ArtifactError):
     """A trainer that raised, or gave nothing that can be registered."""
 
 
+class WrongAnswerError(InvalidFormatError):
+    """An answer of people's code that is not what it was asked for."""
+
+
 class SandboxError(ArtifactError):
     """People's code that raised, hung, grew or died in the process that it ran in."""
 

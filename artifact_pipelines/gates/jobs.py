@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 from artifact_pipelines.domain import digest
 from artifact_pipelines.domain.policy import Contract
 from artifact_pipelines.domain.verdict import Finding
-from artifact_pipelines.errors import ArtifactError, ConfigurationError, InvalidFormatError
+from artifact_pipelines.errors import (
+    ArtifactError,
+    ConfigurationError,
+    InvalidFormatError,
+    WrongAnswerError,
+)
 from artifact_pipelines.gates import data, scanning
 from artifact_pipelines.gates.case import packed
 
@@ -128,7 +133,7 @@ def _split(
 ) -> tuple[dict[str, Any], dict[str, list[float]]]:
     """Return the metrics of an answer, and the scores of each row for those that came so."""
     if not isinstance(given, Mapping):
-        raise InvalidFormatError(f"it gave a {type(given).__name__} in place of metrics by name")
+        raise WrongAnswerError(f"it gave a {type(given).__name__} in place of metrics by name")
     metrics: dict[str, Any] = {}
     examples: dict[str, list[float]] = {}
     for name, value in given.items():
@@ -137,7 +142,7 @@ def _split(
         elif hasattr(value, "__len__") and getattr(value, "ndim", 1) == 1:
             scores = [float(score) for score in value]
             if len(scores) != rows:
-                raise InvalidFormatError(
+                raise WrongAnswerError(
                     f"{name} has {len(scores)} scores for {rows} rows; give one for each"
                 )
             examples[str(name)] = scores
@@ -189,7 +194,7 @@ def _as_frame(made: Any, rows: int) -> "pd.DataFrame":  # noqa: ANN401 (what a f
         names = [str(name) for name in frame.columns]
         frame.columns = pd.Index(["prediction"] if names == ["0"] else names)
     if len(frame) != rows:
-        raise InvalidFormatError(f"it gave {len(frame)} rows for {rows}")
+        raise WrongAnswerError(f"it gave {len(frame)} rows for {rows}")
     return frame
 
 
@@ -215,11 +220,11 @@ def onnx(
     wanted = list(wanted) if isinstance(wanted, list | tuple) else [wanted]
     names = [output.name for output in session.get_outputs()]
     if len(wanted) != len(answers):
-        raise InvalidFormatError(f"the export answers {len(answers)} outputs, not {len(wanted)}")
+        raise WrongAnswerError(f"the export answers {len(answers)} outputs, not {len(wanted)}")
     outputs = {}
     for name, one, other in zip(names, answers, map(np.asarray, wanted), strict=True):
         if one.shape != other.shape:
-            raise InvalidFormatError(f"the output {name} is {one.shape}, not {other.shape}")
+            raise WrongAnswerError(f"the output {name} is {one.shape}, not {other.shape}")
         same = np.isclose(one, other, rtol=tolerance, atol=tolerance)
         far = np.abs(one.astype(np.float64) - other.astype(np.float64))
         outputs[name] = {
@@ -259,18 +264,20 @@ def _finding(name: str, given: Any) -> Finding:  # noqa: ANN401 (what a project'
         }
     known = {"passed", "reasons", "values", "evidence"}
     if not isinstance(given, Mapping) or not {"passed", "reasons"} <= given.keys() <= known:
-        raise InvalidFormatError(
+        raise WrongAnswerError(
             "a gate gives a mapping of passed, reasons and, if it likes, values and evidence"
         )
     reasons = given["reasons"]
-    reasons = (reasons,) if isinstance(reasons, str) else tuple(map(str, reasons))
+    given_reasons = (reasons,) if isinstance(reasons, str) else tuple(map(str, reasons))
+    # A reason is a line of a table, of a check and of a verdict.
+    reasons = tuple(" ".join(reason.split()) for reason in given_reasons)
     passed = given["passed"]
     # NumPy's truth values are no bool; anything else must not be taken for a pass.
     passed = passed.item() if hasattr(passed, "item") else passed
     if type(passed) is not bool:
-        raise InvalidFormatError(f"a gate passed or not, but said {passed!r}")
+        raise WrongAnswerError(f"a gate passed or not, but said {passed!r}")
     if not reasons:
-        raise InvalidFormatError("a gate gives at least one reason")
+        raise WrongAnswerError("a gate gives at least one reason")
     values, evidence = given.get("values") or {}, given.get("evidence")
     return Finding(name, passed, reasons, _plain(values), _plain(evidence))
 

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
 
-from artifact_pipelines.errors import ConfigurationError, SandboxError
+from artifact_pipelines.errors import ConfigurationError, SandboxError, WrongAnswerError
 from artifact_pipelines.gates import warm
 
 TICK: Final = 0.02
@@ -101,7 +101,10 @@ class Sandbox:
         if "raised" in answer:
             if answer["raised"] == ConfigurationError.__name__:
                 raise ConfigurationError(answer["said"])
-            raise SandboxError(f"{who} raised {answer['raised']}: {answer['said']}")
+            said = " ".join(answer["said"].split())
+            if answer["raised"] == WrongAnswerError.__name__:
+                raise SandboxError(f"{who} answered wrongly: {said}")
+            raise SandboxError(f"{who} raised {answer['raised']}: {said}")
         self._process.modules = answer["modules"]
         return answer["value"]
 

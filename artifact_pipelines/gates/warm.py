@@ -127,7 +127,7 @@ def _work(channel: socket.socket) -> None:
         try:
             answer = {"value": jobs.JOBS[request["job"]](**request["arguments"])}
         except (Exception, SystemExit) as error:  # noqa: BLE001 (what it raises is its answer)
-            traceback.print_exc()
+            _print_theirs(error)
             answer = {"raised": type(error).__name__, "said": str(error)}
         sys.stdout.flush()
         answer["modules"] = [
@@ -136,6 +136,20 @@ def _work(channel: socket.socket) -> None:
             if name.partition(".")[0] in _FORKABLE and name.count(".") <= 1 and "._" not in name
         ]
         send(channel, answer)
+
+
+def _print_theirs(error: BaseException) -> None:
+    """Print where people's own code raised an error, and nothing where it did not."""
+    ours = str(Path(__file__).parent.parent) + os.sep
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith((ours, "<frozen "))
+        and frame.filename != importlib.__file__
+    ]
+    if frames:
+        lines = traceback.format_list(frames) + traceback.format_exception_only(error)
+        sys.stderr.write("Traceback (most recent call last):\n" + "".join(lines))
 
 
 def send(channel: socket.socket, message: Mapping[str, Any]) -> None:

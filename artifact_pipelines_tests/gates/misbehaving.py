@@ -19,6 +19,11 @@ def fine(case: GateCase, **arguments: Any) -> dict[str, Any]:
     return {**FINE, "values": {**arguments, "process": os.getpid()}}
 
 
+def rambles(_: GateCase) -> dict[str, object]:
+    """Give reasons of several lines."""
+    return {"passed": True, "reasons": ["first\n  second\n", "third"]}
+
+
 def raises(_: GateCase) -> None:
     """Raise."""
     raise KeyError("colour")

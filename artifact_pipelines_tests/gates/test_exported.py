@@ -45,5 +45,5 @@ def test_an_export_answers_as_its_model(tmp_path: Path) -> None:
 
         assert judged(registry, 3.0, "wide_scores") == (
             False,
-            "the ONNX export raised InvalidFormatError: the output y is (3, 1), not (3, 2)",
+            "the ONNX export answered wrongly: the output y is (3, 1), not (3, 2)",
         )

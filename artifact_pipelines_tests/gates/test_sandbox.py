@@ -58,9 +58,9 @@ def test_one_process_does_all_jobs_and_it_is_not_this_one(sandbox: Sandbox, tmp_
         ("exits", "the gate raised SystemExit: enough"),
         ("ends", "the gate ended without an answer, with exit code 7"),
         ("crashes", "the gate was killed by SIGSEGV"),
-        ("keeps_nothing", "a gate gives a mapping"),
-        ("half", "a gate gives at least one reason"),
-        ("maybe", "a gate passed or not, but said 1"),
+        ("keeps_nothing", "the gate answered wrongly: a gate gives a mapping"),
+        ("half", "the gate answered wrongly: a gate gives at least one reason"),
+        ("maybe", "the gate answered wrongly: a gate passed or not, but said 1"),
     ],
 )
 def test_what_fails_is_a_sentence_and_the_next_job_runs(
@@ -70,6 +70,24 @@ def test_what_fails_is_a_sentence_and_the_next_job_runs(
         ask(sandbox, name, tmp_path)
 
     assert ask(sandbox, "fine", tmp_path)["passed"] is True
+
+
+def test_a_traceback_shows_the_projects_own_code_alone(
+    sandbox: Sandbox, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("raises", "half"):
+        with pytest.raises(SandboxError):
+            ask(sandbox, name, tmp_path)
+    shown = "".join(capfd.readouterr())
+
+    assert shown.count("Traceback") == 1
+    assert "misbehaving.py" in shown
+    assert 'raise KeyError("colour")' in shown
+    assert f"artifact_pipelines{os.sep}gates" not in shown
+
+
+def test_a_reason_is_one_line(sandbox: Sandbox, tmp_path: Path) -> None:
+    assert ask(sandbox, "rambles", tmp_path)["reasons"] == ["first second", "third"]
 
 
 def test_what_hangs_is_killed_in_time(sandbox: Sandbox, tmp_path: Path) -> None:

@@ -412,7 +412,7 @@ def test_predictions_are_held_to_a_contract(registry: Registry) -> None:
         registry, predictions=function.replace("predicted", "half_predicted"), schema=SCORES
     )
     assert short == (
-        False, "the contract of predictions raised InvalidFormatError: it gave 1 rows for 2"
+        False, "the contract of predictions answered wrongly: it gave 1 rows for 2"
     )  # fmt: skip
 
 
