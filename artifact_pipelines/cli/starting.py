@@ -86,8 +86,8 @@ attributes:
     - {metric: accuracy, min: 0.75}
     - {metric: accuracy, no_worse_than: production, tolerance: 0.005}
     - {formats: [safetensors]}
-  # Staging takes the newest model that passes every gate; production takes what is approved.
-  promotion: {staging: automatic, production: {approvals: 1}}
+  # A newer model goes to staging unless it measures worse; to production, when it is approved.
+  promotion: {staging: best, production: {approvals: 1}}
   retention: {keep: {last: 3, best: 1}, forget_after: 30d}
   # schedule: "0 3 * * *"  # train again every night
 """,

@@ -128,4 +128,4 @@ def _said(gate: Gate) -> str:  # noqa: PLR0911 (one branch for each form)
 
 def automatic_stages(policy: Policy) -> list[str]:
     """Return the stages that a model goes to by itself."""
-    return [stage for stage, rule in policy.promotion.items() if rule == "automatic"]
+    return [stage for stage, rule in policy.promotion.items() if isinstance(rule, str)]

@@ -194,7 +194,7 @@ def _worst(
         one["type"], one["msg"].removeprefix("Value error, ")
     )
     if top == "promotion" and one["type"] == "literal_error":
-        said = "expected automatic, or approvals with a number, such as {approvals: 1}"
+        said = "expected automatic, best, or approvals with a number, such as {approvals: 1}"
     # Between the names of fields stand those of types, which nobody wrote.
     parts = [part for part in one["loc"] if isinstance(part, int) or _PART.fullmatch(part)]
     form = ""

@@ -25,7 +25,7 @@ from artifact_pipelines.domain.gate import Gate, Limits
 from artifact_pipelines.domain.keeping import Retention
 from artifact_pipelines.domain.policy import Approvals, Select
 
-_Promotion = dict[str, Literal["automatic"] | Approvals]
+_Promotion = dict[str, Literal["automatic", "best"] | Approvals]
 
 
 def _told(description: str) -> dg.Resolver:
@@ -75,8 +75,8 @@ class ModelPipeline(dg.Component, dg.Model, dg.Resolvable):
         Any,
         _made(
             _Promotion | None,
-            "per stage, automatic or the approvals that a model needs; when left out, staging is "
-            "automatic and production needs one approval",
+            "per stage, automatic, best or the approvals that a model needs; when left out, "
+            "staging is automatic and production needs one approval",
         ),
     ] = None
     retention: Annotated[Any, _made(Retention, "what is kept, and when the rest may go")] = Field(

@@ -11,6 +11,7 @@ from artifact_pipelines.components.step import Results, assets_of
 from artifact_pipelines.domain.policy import Approvals, Policy
 from artifact_pipelines.errors import ConflictError, PromotionRefusedError
 from artifact_pipelines.registry import Registry
+from artifact_pipelines.registry.evaluating import measured
 from artifact_pipelines.registry.reading import Artifact
 from artifact_pipelines.resources import RegistryResource
 
@@ -122,13 +123,34 @@ def ready(opened: Registry, project: str, stage: str) -> str:
 def next_model(opened: Registry, project: str, stage: str) -> Artifact | None:
     """Return the newest model that may go to a stage by itself, or None.
 
-    Only models newer than what the stage has pointed at go: a rollback stays.
+    Only models newer than what the stage has pointed at go: a rollback stays. Where the stage
+    takes the best, only those go that measure no worse than what it points at.
     """
+    policy, current = opened.policy(project), opened.stages(project).get(stage)
+    best = policy.promotion.get(stage) == "best"
     been = [move.model.version or 0 for move in opened.history(project, stage)]
     for model in reversed(opened.models(project, above=max(been, default=0))):
+        if best and current is not None and _is_worse(opened, policy, model, current):
+            continue
         if not opened.why_not(model.reference, stage):
             return model
     return None
+
+
+def _is_worse(opened: Registry, policy: Policy, model: Artifact, current: Artifact) -> bool:
+    """Return whether a model measures worse than another on the same evaluation data."""
+    select = policy.select
+    if select is None:
+        return False
+    figures = []
+    for one in (model, current):
+        verdicts = opened.verdicts(one)
+        value = measured(verdicts).get(select.metric)
+        figures.append((value, {verdict.evaluation for verdict in verdicts}))
+    (mine, data), (theirs, other) = figures
+    if mine is None or theirs is None or data != other:
+        return False
+    return mine < theirs if select.mode == "max" else mine > theirs
 
 
 def _approved(opened: Registry, project: str, stage: str, current: Artifact | None) -> str:

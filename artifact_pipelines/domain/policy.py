@@ -35,7 +35,7 @@ PRODUCTION = "production"
 
 # The path of a wrong field names the form that pydantic read it as, which no document has.
 _FORM = 2
-_FORMS_OF_A_RULE = frozenset({"literal['automatic']", "Approvals"})
+_FORMS_OF_A_RULE = frozenset({"literal['automatic','best']", "Approvals"})
 
 
 class Select(Part):
@@ -70,7 +70,7 @@ class Policy(Part):
     select: Select | None = None
     gates: tuple[Gate, ...] = ()
     limits: Limits = Limits()
-    promotion: dict[str, Literal["automatic"] | Approvals] = Field(default_factory=dict)
+    promotion: dict[str, Literal["automatic", "best"] | Approvals] = Field(default_factory=dict)
     retention: Retention = Retention()
     contracts: dict[str, Contract] = Field(default_factory=dict)
     owners: tuple[str, ...] = ()
@@ -82,6 +82,13 @@ class Policy(Part):
         """Refuse parts that do not go together."""
         for stage in self.promotion:
             naming.check_stage(stage)
+        if "best" in self.promotion.values() and not (
+            self.select and self.evaluate and self.evaluation
+        ):
+            raise ValueError(
+                "a stage that takes the best needs select (a metric), evaluate (a function) and "
+                "evaluation (a dataset)"
+            )
         names = ["integrity", "data_contract", *(gate.name for gate in self.gates)]
         if not any(isinstance(gate, Formats) for gate in self.gates):
             names.append("safety")

@@ -26,6 +26,20 @@ def test_the_newest_model_that_passed_goes_to_staging(world: World) -> None:
         assert registry.stages(PROJECT)["staging"].reference == "churn/v2"
 
 
+def test_a_stage_that_takes_the_best_keeps_it_from_worse_and_not_from_better(world: World) -> None:
+    world.change(promotion={"staging": "best", "production": {"approvals": 1}})
+    reached = []
+    for number, seed in enumerate((0.2, 0.1, 0.3)):
+        model(world, f"run-{number}", seed=seed)
+        world.materialize("promote_staging")
+        with world.registry() as registry:
+            reached.append(registry.stages(PROJECT)["staging"].reference)
+
+    assert reached == ["churn/v1", "churn/v1", "churn/v3"]
+    with world.registry() as registry:
+        assert registry.promote("churn/v2", "staging").changed
+
+
 def test_what_is_in_place_stays_and_is_shown(world: World) -> None:
     model(world, "run-1")
     first = world.materialize("promote_staging").shown("staging")

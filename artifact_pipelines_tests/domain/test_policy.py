@@ -132,6 +132,7 @@ def test_nothing_can_be_changed_afterwards() -> None:
         ({"gates": [{"onnx": "../m.onnx", "inputs": "a:b", "against": "a:b"}]}, "'gates.0.onnx'"),
         ({"limits": {"memory": "8"}}, "expected a size such as 500MB or 8GB"),
         ({"limits": {"memory": True}}, "expected a size such as 500MB or 8GB"),
+        ({"promotion": {"staging": "best"}, "select": None}, "takes the best needs select"),
         ({"select": {}}, "'select.metric' is wrong: it is missing"),
         ({"select": {"metric": "loss", "try": 0}}, "'select.try'"),
         ({"promotion": {"production": "manual"}}, "'promotion.production' is wrong"),
