@@ -16,7 +16,7 @@ from artifact_pipelines.errors import (
     InvalidNameError,
     UnknownArtifactError,
 )
-from artifact_pipelines.registry import Registry, open_registry
+from artifact_pipelines.registry import Registry, open_registry, opened
 from artifact_pipelines.registry.sweeping import Outline
 from artifact_pipelines_tests import building
 from artifact_pipelines_tests.building import PROJECT
@@ -117,18 +117,23 @@ def test_a_run_has_one_trainer(registry: Registry) -> None:
     assert not registry.in_training(run)
 
 
-def hold(home: str, said: Connection) -> None:
-    with open_registry(Path(home)) as registry, exclusively(registry.catalog, "work") as mine:
+def hold(home: str, url: str, said: Connection) -> None:
+    with (
+        open_registry(Path(home), catalog_url=url) as registry,
+        exclusively(registry.catalog, "work") as mine,
+    ):
         said.send(mine)
         signal.pause()
 
 
 def test_a_lock_ends_with_its_process(registry: Registry, tmp_path: Path) -> None:
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
+    home = tmp_path / "home"
     process = multiprocessing.get_context("spawn").Process(
-        target=hold, args=(str(tmp_path / "home"), theirs)
+        target=hold, args=(str(home), opened.default_catalog_url(home), theirs)
     )
     process.start()
+    theirs.close()  # so that a process that dies says so
     try:
         held = ours.recv()
         with (
@@ -140,7 +145,6 @@ def test_a_lock_ends_with_its_process(registry: Registry, tmp_path: Path) -> Non
         os.kill(int(process.pid or 0), signal.SIGKILL)
         process.join()
         ours.close()
-        theirs.close()
     with exclusively(registry.catalog, "work") as mine:
         afterwards = mine
 
