@@ -228,11 +228,12 @@ class Promoting(Entrusting, Describing):
         Raises:
             UnknownArtifactError: There is no such project, or no such stage of it.
         """
-        if project not in (known := self.projects()):
+        declared = self.policy_digest(project) is not None
+        if not declared and project not in (known := self.projects()):
             raise UnknownArtifactError(
                 f"there is no project {project!r}; there is {', '.join(known) or 'none yet'}."
             )
-        stages = set() if self.policy_digest(project) is None else {*self.policy(project).promotion}
+        stages = {*self.policy(project).promotion} if declared else set()
         stages |= self.catalog.read(pointers.stages, project)
         if stage not in stages:
             raise UnknownArtifactError(
