@@ -81,7 +81,7 @@ class SeaweedFS:
             f"-filer.localSocket={self.folder / 'filer.sock'}",
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
-            "-volume.max=20",
+            "-volume.max=200",  # each bucket takes seven
             "-master.volumeSizeLimitMB=256",
             "-master.telemetry=false",
         ]
